@@ -1,0 +1,49 @@
+"""Branch specialization in JAX: sums of branches and what becomes of each branch.
+
+The combinator and the measures are here by name; `bspec_jax.adapters` (Flax Linen and
+NNX modules as branches) and `bspec_jax.toy` are imported as modules.
+"""
+
+from bspec_jax.branching import (
+    Branch,
+    BranchedNetwork,
+    from_functions,
+    sum_of_branches,
+)
+from bspec_jax.losses import squared_error
+from bspec_jax.specialization import (
+    Specialization,
+    active_branches,
+    active_in_regions,
+    correlation,
+    covariance,
+    example_energy,
+    mean_correlation,
+    measure,
+    region_energy,
+    region_entropy,
+    response_matrix,
+    response_norms,
+    specialization_index,
+)
+
+__all__ = [
+    "Branch",
+    "BranchedNetwork",
+    "Specialization",
+    "active_branches",
+    "active_in_regions",
+    "correlation",
+    "covariance",
+    "example_energy",
+    "from_functions",
+    "mean_correlation",
+    "measure",
+    "region_energy",
+    "region_entropy",
+    "response_matrix",
+    "response_norms",
+    "specialization_index",
+    "squared_error",
+    "sum_of_branches",
+]

@@ -1,0 +1,193 @@
+"""The combinator: a sum of M branches as one batched computation (eq. 1 and 15).
+
+A *branch* is a pair of pure functions, `init(key, *args) -> (params, state)` and
+`apply(params, state, *args) -> (response, state)`. `state` is whatever changes without
+a gradient (BatchNorm statistics, dropout keys); it is an empty tree where there is
+none, so there is one signature for every kind of branch.
+
+`sum_of_branches(branch, M)` turns it into a network of M branches of one architecture
+with disjoint parameters: `params` and `state` are the branch's trees with a leading
+axis M on every leaf, and `f(x) = R + sum_k v_k(x)`.
+
+    branch = from_functions(init, apply)          # or adapters.from_linen(module), ...
+    net = sum_of_branches(branch, 16)
+    params, state = net.init(key, x)
+    v, state = net.responses(params, state, x)    # [M, N, ...]
+    f, state = net.apply(params, state, x)        # [N, ...]
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Tree = Any
+
+
+class Branch(NamedTuple):
+    """One branch, as a pair of pure functions.
+
+    init: `(key, *args, **kwargs) -> (params, state)`.
+    apply: `(params, state, *args, **kwargs) -> (response, new_state)`.
+    """
+
+    init: Callable[..., tuple[Tree, Tree]]
+    apply: Callable[..., tuple[Tree, Tree]]
+
+
+class BranchedNetwork(NamedTuple):
+    """A sum of M branches. Every leaf of `params` and `state` is `[M, ...]`.
+
+    init: `(key, *args, **kwargs) -> (params, state)`, one key per branch.
+    responses: `(params, state, *args, **kwargs) -> (v, new_state)`, v `[M, N, ...]`.
+    apply: `(params, state, *args, residual=None, **kwargs) -> (f, new_state)` with
+        f = residual + sum_k v_k, `[N, ...]`.
+    """
+
+    num_branches: int
+    init: Callable[..., tuple[Tree, Tree]]
+    responses: Callable[..., tuple[Tree, Tree]]
+    apply: Callable[..., tuple[Tree, Tree]]
+
+
+def from_functions(init: Callable[..., Tree], apply: Callable[..., Tree]) -> Branch:
+    """Makes a branch of a plain pair `init(key, *args)`, `apply(params, *args)`.
+
+    The pair has no state: `()` stands for it and is passed through.
+    """
+
+    def init_branch(key, *args, **kwargs):
+        return init(key, *args, **kwargs), ()
+
+    def apply_branch(params, state, *args, **kwargs):
+        return apply(params, *args, **kwargs), state
+
+    return Branch(init_branch, apply_branch)
+
+
+def sum_of_branches(
+    branch: Branch,
+    num_branches: int,
+    *,
+    in_axes: int | None | Sequence[int | None] = None,
+    sequential: bool = False,
+) -> BranchedNetwork:
+    """Sums M branches of one architecture with disjoint, stacked parameters.
+
+    f(x) = R + sum_k v_k(x), or R + sum_k v_k(x_k) with one input per branch.
+
+    Args:
+      branch: the pair `(init, apply)`; see `from_functions` and `bspec_jax.adapters`.
+      num_branches: M, at least 1.
+      in_axes: for each positional argument of `init` and `apply` after the parameters
+        and the state, None where all branches share it (the default) and 0 where it
+        has a leading axis M with one input per branch. One value stands for all
+        positional arguments. Keyword arguments are always shared and may be static.
+      sequential: run the branches one after another, each rematerialised in the
+        backward pass, instead of all at once. Values and gradients agree to rounding.
+        The gradient's temporary memory is that of one branch instead of M, and the
+        forward pass is computed twice.
+
+    Returns:
+      A `BranchedNetwork`. It works under jit, grad, vmap (an ensemble of networks) and
+      eval_shape; sharding the leading axis of `params` shards the branches.
+
+    Raises:
+      ValueError: here if M < 1 or `in_axes` is neither 0 nor None; on a call if a leaf
+        of the parameters, the state or a per-branch argument does not lead with M, or
+        if the residual's structure or shape differs from the sum's.
+
+    Source: eq. 1 and 15. Cost: M branches, as one batched computation.
+    """
+    if isinstance(num_branches, bool) or not isinstance(num_branches, int):
+        raise ValueError(f"num_branches must be an integer, got {num_branches!r}")
+    if num_branches < 1:
+        raise ValueError(f"num_branches must be at least 1, got {num_branches}")
+    scalar_axes = in_axes is None or isinstance(in_axes, int)
+    for axis in (in_axes,) if scalar_axes else in_axes:
+        if axis is not None and (axis != 0 or isinstance(axis, bool)):
+            raise ValueError(f"in_axes must be 0 or None for each input, got {axis!r}")
+
+    def separate(args):
+        """Splits `args` into the per-branch ones and a function that merges a slice."""
+        axes = (in_axes,) * len(args) if scalar_axes else tuple(in_axes)
+        if len(args) > len(axes):
+            raise ValueError(f"in_axes covers {len(axes)} inputs, got {len(args)}")
+        mapped = {i: arg for i, arg in enumerate(args) if axes[i] == 0}
+        for i, arg in mapped.items():
+            _check_stacked(arg, num_branches, f"input {i} (one per branch)")
+        return mapped, lambda part: [part.get(i, arg) for i, arg in enumerate(args)]
+
+    def init(key, *args, **kwargs):
+        mapped, merge = separate(args)
+
+        def one(key, part):
+            return branch.init(key, *merge(part), **kwargs)
+
+        return jax.vmap(one)(jax.random.split(key, num_branches), mapped)
+
+    def prepare(params, state, args, kwargs):
+        """Returns one branch as a function of its slices, and the stacked slices."""
+        _check_stacked(params, num_branches, "params")
+        _check_stacked(state, num_branches, "state")
+        mapped, merge = separate(args)
+
+        def one(params, state, part):
+            return branch.apply(params, state, *merge(part), **kwargs)
+
+        return jax.checkpoint(one) if sequential else one, (params, state, mapped)
+
+    def responses(params, state, *args, **kwargs):
+        one, slices = prepare(params, state, args, kwargs)
+        if sequential:
+            return jax.lax.map(lambda part: one(*part), slices)
+        return jax.vmap(one)(*slices)
+
+    def apply(params, state, *args, residual=None, **kwargs):
+        one, slices = prepare(params, state, args, kwargs)
+        if sequential:
+            total, new_state = _running_sum(one, slices)
+        else:
+            stacked, new_state = jax.vmap(one)(*slices)
+            total = jax.tree.map(lambda v: v.sum(0, dtype=v.dtype), stacked)
+        if residual is not None:
+            _check_residual(residual, total)
+            total = jax.tree.map(jnp.add, residual, total)
+        return total, new_state
+
+    return BranchedNetwork(num_branches, init, responses, apply)
+
+
+def _running_sum(one, slices):
+    """Sum over branches by a scan: the checkpoint is round the branch alone, because
+    round the whole step it would save the running sum once per branch."""
+    first = jax.tree.map(lambda leaf: leaf[0], slices)
+    response, _ = jax.eval_shape(lambda part: one(*part), first)
+    zero = jax.tree.map(lambda r: jnp.zeros(r.shape, r.dtype), response)
+
+    def step(total, part):
+        response, state = one(*part)
+        return jax.tree.map(jnp.add, total, response), state
+
+    return jax.lax.scan(step, zero, slices)
+
+
+def _check_stacked(tree, num_branches, what):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        shape = jnp.shape(leaf)
+        if shape[:1] != (num_branches,):
+            name = what + jax.tree_util.keystr(path)
+            raise ValueError(
+                f"{name} has shape {shape}, but its leading axis must hold the "
+                f"{num_branches} branches"
+            )
+
+
+def _check_residual(residual, total):
+    expected = jax.tree.map(jnp.shape, total)
+    if jax.tree.map(jnp.shape, residual) != expected:
+        got = jax.tree.map(jnp.shape, residual)
+        raise ValueError(
+            f"the residual has shape {got}, but the sum of the branches has {expected}"
+        )

@@ -1,0 +1,284 @@
+"""The paper's figures, drawn from what `results.json` holds; nothing is computed anew.
+
+Each function takes plain JSON values and returns a matplotlib Figure.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+STYLE = {
+    "figure.dpi": 160,
+    "savefig.dpi": 160,
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "axes.prop_cycle": mpl.cycler(
+        color=["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
+    ),
+}
+COLOURS = STYLE["axes.prop_cycle"].by_key()["color"]
+TASK_TITLES = {"toy1": "Toy 1", "toy2": "Toy 2"}
+DIVERGING = "RdBu_r"
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draws under this module's style, whatever the caller's settings are."""
+
+    @wraps(draw)
+    def wrapper(*args, **kwargs):
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return wrapper
+
+
+DYNAMICS_TITLES = {
+    "typical": "each point is answered by one branch, the other is silent there",
+    "rare_takeover": "both branches are silent at a point until one takes it over",
+    "rare_shared": "both branches answer the same point",
+}
+
+
+@styled
+def toy_dynamics(example: Mapping, kind: str) -> Figure:
+    """Figure 2: responses of the two branches at each point along training."""
+    steps, responses = np.array(example["steps"]), np.array(example["responses"])
+    figure = Figure(figsize=(7.2, 2.9))
+    axes = figure.subplots(1, responses.shape[1], sharey=True)
+    points = np.unique(np.stack([example["x"], example["y"]], 1), axis=0)
+    for k, ax in enumerate(axes):
+        for colour, (x, y) in zip(COLOURS, points, strict=False):
+            j = example["x"].index(x)
+            label = f"$x = {x:g}$ (target {y:g})"
+            ax.axhline(y, color=colour, lw=0.8, ls=":")
+            ax.plot(steps, responses[:, k, j], color=colour, label=label)
+        ax.set(title=f"branch {k + 1}", xlabel="gradient step")
+    axes[0].set_ylabel("response $v_k(x)$")
+    axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    task = TASK_TITLES[example["task"]]
+    figure.suptitle(
+        f"{task}, $M = 2$: {DYNAMICS_TITLES[kind]}\n"
+        f"trial {example['trial']}; {100 * example['share']:.0f} % of trials are so",
+        fontsize=10,
+    )
+    return figure
+
+
+@styled
+def toy_success(tasks: Mapping) -> Figure:
+    """Figure 3 left: success rate against M, with 95 % intervals."""
+    figure = Figure(figsize=(4.4, 3.1))
+    ax = figure.subplots()
+    for colour, (task, data) in zip(COLOURS, tasks.items(), strict=False):
+        low, high = np.array(data["success_interval"]).T
+        ax.fill_between(data["branches"], low, high, color=colour, alpha=0.2, lw=0)
+        ax.plot(
+            data["branches"],
+            data["success_rate"],
+            marker="o",
+            ms=3,
+            color=colour,
+            label=f"{TASK_TITLES[task]} ({data['trials']} trials each)",
+        )
+    ax.set(
+        title="Capacity grows with the number of branches",
+        xlabel="number of branches $M$",
+        ylabel="success rate (95 % interval)",
+        ylim=(min(0.4, ax.get_ylim()[0]), 1.02),
+    )
+    ax.legend(loc="lower right")
+    return figure
+
+
+@styled
+def toy_covariances(data: Mapping) -> Figure:
+    """Figure 3 right: covariance matrices F F^T of several trials, one colour scale."""
+    matrices = np.array(data["matrices"], float)
+    rows, columns = 2, (len(matrices) + 1) // 2
+    figure = Figure(figsize=(1.35 * columns + 0.9, 3.5))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    limit = max(np.nanmax(np.abs(matrices)), 1e-12)
+    for i, ax in enumerate(grid.flat):
+        ax.axis("off" if i >= len(matrices) else "on")
+        if i >= len(matrices):
+            continue
+        image = ax.imshow(matrices[i], cmap=DIVERGING, vmin=-limit, vmax=limit)
+        failed = "" if data["converged"][i] else " (failed)"
+        ax.set_title(f"trial {i}{failed}", fontsize=8)
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        ax.spines[["top", "right"]].set_visible(True)
+    figure.colorbar(image, ax=grid, label="$(F F^T)_{kl}$", shrink=0.8)
+    figure.suptitle(
+        f"{TASK_TITLES[data['task']]}, $M = {data['branches']}$: few branches respond, "
+        "and those correlate little",
+        fontsize=10,
+    )
+    return figure
+
+
+@styled
+def toy_responses(data: Mapping) -> Figure:
+    """Figure 4 left and middle: the responses of all branches, for two trials."""
+    examples = data["examples"]
+    figure = Figure(figsize=(8.6, 2.9 * max(len(examples), 1)))
+    grid = figure.subplots(
+        max(len(examples), 1), 2, squeeze=False, width_ratios=(1.5, 1)
+    )
+    order = np.unique(data["x"], return_index=True)[1]
+    for (left, right), example in zip(grid, examples, strict=False):
+        responses = np.array(example["responses"])
+        limit = np.abs(responses).max()
+        image = left.imshow(
+            responses[:, order].T,
+            cmap=DIVERGING,
+            vmin=-limit,
+            vmax=limit,
+            aspect="auto",
+        )
+        left.grid(False)
+        num_branches = len(responses)
+        left.set(
+            title=f"trial {example['trial']}: {example['num_active']} of "
+            f"{num_branches} branches are active",
+            xlabel="branch $k$",
+            ylabel="point $x_j$",
+            xticks=range(0, num_branches, 2),
+            yticks=range(len(order)),
+        )
+        left.set_xticklabels(range(1, num_branches + 1, 2))
+        left.set_yticklabels([f"{data['x'][j]:g}" for j in order])
+        figure.colorbar(image, ax=left, label="$v_k(x_j)$", pad=0.01)
+        _response_curves(right, data, example)
+    figure.suptitle(
+        f"{TASK_TITLES[data['task']]}: a few branches share the work, the rest is "
+        "silent",
+        fontsize=10,
+    )
+    return figure
+
+
+def _response_curves(ax, data, example):
+    """v_k(x) between the points: active branches in colour, the sum in black."""
+    x = np.linspace(min(data["x"]) - 0.4, max(data["x"]) + 0.4, 400)
+    w, b = np.array(example["w"])[:, None], np.array(example["b"])[:, None]
+    v = w * x + b
+    v = np.where(v >= 0, v, example["negative_slope"] * v)
+    norms = np.linalg.norm(example["responses"], axis=1)
+    active = norms >= 0.1 * norms.max()
+    ax.plot(x, v[~active].T, color="0.75", lw=0.8)
+    for colour, k in zip(COLOURS[1:] * 4, np.flatnonzero(active), strict=False):
+        ax.plot(x, v[k], color=colour, label=f"branch {k + 1}")
+    ax.plot(x, v.sum(0), color="black", lw=1, ls="--", label="sum $f$")
+    ax.plot(data["x"], data["y"], "o", color="black", ms=4, label="targets")
+    ax.set(xlabel="$x$", ylabel="response $v_k(x)$")
+    ax.legend(fontsize=7, loc="upper center", ncols=2)
+
+
+@styled
+def toy_active(tasks: Mapping, overlay: Mapping, learning_rate: float) -> Figure:
+    """Figure 4 right: mean number of active and silent branches against M."""
+    figure = Figure(figsize=(8.2, 3.2))
+    left, right = figure.subplots(1, 2)
+    for colour, (task, data) in zip(COLOURS, tasks.items(), strict=False):
+        runs = [(learning_rate, data, "-")]
+        if task in overlay["tasks"]:
+            runs.append((overlay["learning_rate"], overlay["tasks"][task], "--"))
+        for rate, run, style in runs:
+            m = run["branches"]
+            bounds = np.array(run["mean_active_interval"], float).T
+            label = f"{TASK_TITLES[task]}, step {rate:g}"
+            left.fill_between(m, *bounds, color=colour, alpha=0.15, lw=0)
+            left.plot(m, _floats(run["mean_active"]), style, color=colour, label=label)
+            right.plot(m, _floats(run["mean_silent"]), style, color=colour, label=label)
+    left.set(
+        title="The number of active branches stays almost constant",
+        xlabel="number of branches $M$",
+        ylabel="mean active branches (95 % interval)",
+        ylim=(0, None),
+    )
+    right.set(
+        title="so that silent branches grow with $M$",
+        xlabel="number of branches $M$",
+        ylabel="mean silent branches",
+    )
+    left.legend(loc="lower right")
+    return figure
+
+
+@styled
+def toy_phase(task: str, data: Mapping) -> Figure:
+    """Success, active branches and their growth with M over the grid of a phase run.
+
+    Rows: success at the largest M; mean active branches there; that mean over the mean
+    at the smallest M (observation 6 asks for at most 1.5). Columns: slopes.
+    """
+    axes, branches = data["axes"], data["branches"]
+    active = _floats(data["mean_active"])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        growth = active[-1] / active[0]
+    top, low = branches[-1], branches[0]
+    ratio = top / low
+    maps = [
+        (_floats(data["success_rate"])[-1], f"success, $M = {top}$", "viridis", None),
+        (active[-1], f"active branches, $M = {top}$", "magma", None),
+    ]
+    if len(branches) > 1:
+        norm = TwoSlopeNorm(1.5, 0.5, max(ratio, 1.6))
+        label = f"active at $M = {top}$ / at $M = {low}$"
+        maps.append((growth, label, DIVERGING, norm))
+    slopes = axes["negative_slope"]
+    figure = Figure(figsize=(2.35 * len(slopes) + 1.3, 2.1 * len(maps) + 0.6))
+    grid = figure.subplots(
+        len(maps), len(slopes), squeeze=False, sharex=True, sharey=True
+    )
+    for row, (values, label, cmap, norm) in zip(grid, maps, strict=True):
+        high = 1 if label.startswith("success") else np.nanmax(values, initial=1)
+        norm = norm or Normalize(0, high)
+        for ax, slope, image in zip(row, slopes, values, strict=True):
+            _heat_map(ax, image, axes, cmap, norm)
+            if row is grid[0]:
+                ax.set_title(f"slope {slope:g}")
+            if row is grid[-1]:
+                ax.set_xlabel("learning rate")
+        row[0].set_ylabel("initial scale")
+        figure.colorbar(ScalarMappable(norm, cmap), ax=row, label=label)
+    figure.suptitle(
+        f"{TASK_TITLES[task]}: where the number of active branches is constant "
+        f"({data['trials']} trials a cell)",
+        fontsize=10,
+    )
+    return figure
+
+
+def _heat_map(ax, image, axes, cmap, norm):
+    ax.imshow(image, cmap=cmap, norm=norm, origin="lower", aspect="auto")
+    ax.grid(False)
+    rates, scales = axes["learning_rate"], axes["init_scale"]
+    ax.set_xticks(range(len(rates)), [f"{v:g}" for v in rates], rotation=90, fontsize=7)
+    ax.set_yticks(range(len(scales)), [f"{v:g}" for v in scales], fontsize=7)
+    for (i, j), value in np.ndenumerate(image):
+        if np.isfinite(value):
+            red, green, blue, _ = mpl.colormaps[cmap](norm(value))
+            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+            text = f"{value:.2f}" if value < 10 else f"{value:.0f}"
+            colour = "white" if dark else "black"
+            ax.text(j, i, text, ha="center", va="center", fontsize=5, color=colour)
+
+
+def _floats(values) -> np.ndarray:
+    """JSON numbers as floats; null becomes NaN, which is not drawn."""
+    return np.array(values, float)

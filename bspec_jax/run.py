@@ -1,0 +1,305 @@
+"""A run: its flags, its folder, its progress bar and how it ends.
+
+A run's folder holds `config.json` (the flags), `environment.json` (versions, device,
+commit), `metrics.jsonl` (one line a logging step), `results.json` (every number that
+the figures show), `figures/*.png` and `checkpoints/`. A JSON number that is not finite
+is written as null. Files are replaced whole, never left half written.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+SCHEMA = 1  # of results.json
+PACKAGES = ("bspec_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class UserError(Exception):
+    """What the user can mend, said in one line; `status` is the exit status."""
+
+    def __init__(self, message: str, status: int = 1):
+        super().__init__(message)
+        self.status = status
+
+
+class FlagError(UserError):
+    """A flag's value that makes no sense; exit status 2."""
+
+    def __init__(self, message: str):
+        super().__init__(message, status=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Flags that every experiment has."""
+
+    seed: int = 0
+    """Seed of everything random; the same seed gives the same results."""
+    workdir: Path | None = None
+    """Folder of the run; must be new or empty. Default: runs/NAME/<UTC time>."""
+    resume: bool = False
+    """Go on with the stopped run in --workdir, with the flags it was started with."""
+    figures_only: bool = False
+    """Only redraw the figures of the finished run in --workdir."""
+
+    def check(self) -> None:
+        """Raises FlagError, naming the flag, where a value makes no sense."""
+        if self.seed < 0 or self.seed >= 2**32:
+            raise FlagError(f"--seed must be in 0..2^32-1, got {self.seed}")
+        for name in ("resume", "figures_only"):
+            if getattr(self, name) and self.workdir is None:
+                flag = name.replace("_", "-")
+                raise FlagError(f"--{flag} needs --workdir, the folder of the run")
+
+    def settings(self) -> dict:
+        """What determines the results, as JSON: all flags but where and how to run."""
+        return to_json(
+            {
+                field.name: getattr(self, field.name)
+                for field in dataclasses.fields(self)
+                if field.name not in ("workdir", "resume", "figures_only")
+            }
+        )
+
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def command_line(
+    config_class: type[Config],
+    main: Callable[[Config], None],
+    name: str,
+    description: str,
+) -> None:
+    """Runs `main` on the config that the flags make; ends the process if it fails.
+
+    A UserError becomes one line on stderr and its exit status, Ctrl-C status 130.
+    """
+    program = f"python -m experiments.{name}"
+    try:
+        config = tyro.cli(config_class, prog=program, description=description)
+        config.check()
+        main(config)
+    except UserError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        print(f"\n{program}: stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def start(config: RunConfig, name: str) -> Path:
+    """Makes the run's folder, or finds it again for `--resume`; returns its path.
+
+    Raises:
+      UserError: if the folder is not empty, cannot be written, or (to resume) holds no
+        run, a finished one, or one of other flags. Nothing is overwritten.
+    """
+    workdir = config.workdir
+    if workdir is None:
+        workdir = Path("runs") / name / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    if config.resume:
+        _check_resumable(workdir, config)
+        return workdir
+    try:
+        if workdir.exists() and any(workdir.iterdir()):
+            holds = "a run" if (workdir / "config.json").exists() else "files"
+            raise UserError(
+                f"{workdir} already holds {holds}; choose another --workdir"
+                + (", or add --resume to go on" if holds == "a run" else "")
+            )
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", {"experiment": name, **config.settings()})
+        write_json(workdir / "environment.json", environment())
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir}: {error.strerror}") from None
+    return workdir
+
+
+def _check_resumable(workdir: Path, config: RunConfig) -> None:
+    saved = read_json(workdir / "config.json", "a run to resume")
+    saved.pop("experiment", None)
+    wanted = config.settings()
+    differing = [key for key in wanted if wanted[key] != saved.get(key)]
+    if differing:
+        key = differing[0]
+        raise UserError(
+            f"the run in {workdir} has --{key.replace('_', '-')} {saved.get(key)}, not "
+            f"{wanted[key]}; resume it with the flags in its config.json"
+        )
+    if (workdir / "results.json").exists():
+        raise UserError(f"the run in {workdir} is finished; nothing to resume")
+
+
+def environment() -> dict:
+    """Versions, device and commit, to say where a number comes from."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "platform": platform.platform(),
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "cpus": os.cpu_count(),
+        "commit": _commit(),
+        "command": sys.argv,
+    }
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with "+changes" if files differ from it."""
+    if not (git := shutil.which("git")):
+        return None
+    here = Path(__file__).resolve().parent
+    call = [
+        git,
+        "-C",
+        str(here),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty=+changes",
+    ]
+    answer = subprocess.run(call, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or None
+
+
+def to_json(value: Any) -> Any:
+    """Plain JSON values: arrays become lists, numbers that are not finite null."""
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return to_json(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes JSON whole or not at all."""
+    text = json.dumps(to_json(data), indent=1, allow_nan=False)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text + "\n")
+    partial.replace(path)
+
+
+def read_json(path: Path, what: str) -> dict:
+    """Reads a JSON object.
+
+    Raises:
+      UserError: if the file is missing or damaged; `what` says what was looked for.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"no {what} at {path}: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{path} is damaged: it is not JSON") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is damaged: it is not a JSON object")
+    return data
+
+
+def append_metrics(workdir: Path, record: Mapping[str, Any]) -> None:
+    """Adds one line to metrics.jsonl."""
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(to_json(record), allow_nan=False) + "\n")
+
+
+def save_results(
+    workdir: Path, config: RunConfig, results: Mapping[str, Any], started: float
+) -> dict:
+    """Writes results.json with schema, config and wall seconds since `started`
+    (`time.perf_counter`), and returns what it holds."""
+    data = to_json(
+        {
+            "schema": SCHEMA,
+            "config": config.settings(),
+            "wall_seconds": round(time.perf_counter() - started, 3),
+            **results,
+        }
+    )
+    write_json(workdir / "results.json", data)
+    return data
+
+
+def load_results(workdir: Path) -> dict:
+    """The results of a finished run.
+
+    Raises:
+      UserError: if there are none, or they are of another schema.
+    """
+    results = read_json(workdir / "results.json", "finished run")
+    if results.get("schema") != SCHEMA:
+        raise UserError(
+            f"{workdir / 'results.json'} has schema {results.get('schema')}, this "
+            f"version reads {SCHEMA}; run the experiment again"
+        )
+    return results
+
+
+def save_figures(workdir: Path, figures: Mapping[str, Any]) -> None:
+    """Writes each matplotlib Figure to figures/NAME.png."""
+    folder = workdir / "figures"
+    try:
+        folder.mkdir(exist_ok=True)
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.png")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Raises FlagError if `needed` bytes are more than the machine's memory."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > total:
+        raise FlagError(
+            f"{what} would take about {_bytes(needed)} of memory, and this machine has "
+            f"{_bytes(total)}"
+        )
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1024:
+            break
+        count /= 1024
+    else:
+        unit = "PiB"
+    return f"{count:.3g} {unit}"
+
+
+@contextmanager
+def progress_bar(
+    total: int, what: str, done: int = 0
+) -> Iterator[Callable[[int], Any]]:
+    """A bar with a rate on stderr; yields the function that advances it."""
+    with tqdm(total=total, initial=done, desc=what, unit_scale=True) as bar:
+        yield bar.update

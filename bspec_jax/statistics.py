@@ -1,0 +1,50 @@
+"""Rates and means over trials (the last axis), with 95 % intervals; NumPy, float64."""
+
+import numpy as np
+
+Z95 = 1.959963984540054  # the 97.5 % point of the standard normal
+
+
+def rate_interval(outcomes, where=True) -> tuple[np.ndarray, np.ndarray]:
+    """Rate of True along the last axis, and Wilson's 95 % score interval.
+
+    Args:
+      outcomes: booleans, `[..., T]`.
+      where: which of them count, `[..., T]`.
+
+    Returns the rate `[...]` (NaN where nothing counts) and its bounds `[..., 2]`, which
+    stay within [0, 1] and are (0, 1) where nothing counts.
+    Source: Wilson, J. Am. Stat. Assoc. 22 (1927), p. 209.
+    """
+    outcomes, where = np.broadcast_arrays(np.asarray(outcomes, bool), where)
+    count = where.sum(-1)
+    n = np.maximum(count, 1)
+    rate = (outcomes & where).sum(-1) / n
+    centre = (rate + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    variance = rate * (1 - rate) / n + Z95**2 / (4 * n**2)
+    half = Z95 * np.sqrt(variance) / (1 + Z95**2 / n)
+    bounds = np.stack([centre - half, centre + half], -1).clip(0, 1)
+    defined = count > 0
+    bounds = np.where(defined[..., None], bounds, [0.0, 1.0])
+    return np.where(defined, rate, np.nan), bounds
+
+
+def mean_interval(values, where=True) -> tuple[np.ndarray, np.ndarray]:
+    """Mean along the last axis, and its normal 95 % interval.
+
+    Args:
+      values: `[..., T]`, independent along the last axis.
+      where: which of them count, `[..., T]`; the others may be NaN.
+
+    Returns the mean `[...]` (NaN where nothing counts) and its bounds `[..., 2]`, which
+    are infinite where a single value counts and NaN where none does.
+    """
+    values, where = np.broadcast_arrays(np.asarray(values, np.float64), where)
+    values = np.where(where, values, 0)
+    count = where.sum(-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = values.sum(-1) / count
+        squares = (where * (values - mean[..., None]) ** 2).sum(-1)
+        half = Z95 * np.sqrt(squares / (count - 1) / count)
+    half = np.where(count > 1, half, np.inf)
+    return mean, np.stack([mean - half, mean + half], -1)

@@ -1,0 +1,1 @@
+"""The experiments, one module each: `python -m experiments.NAME --help`."""

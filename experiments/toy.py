@@ -1,0 +1,539 @@
+"""Toy 1 and Toy 2: Figures 2, 3 and 4, or a phase diagram of the claim behind them.
+
+    python -m experiments.toy                  # the paper's sweep over M, two tasks
+    python -m experiments.toy --mode phase     # learning rate x initial scale x slope
+
+Expected with the defaults (seed 0): Toy 1 succeeds in .52, .88 and 1.00 of the trials
+at M = 2, 4 and 10, Toy 2 in .60, .84 and .98; between 3 and 4 branches are active
+however large M is.
+"""
+
+import dataclasses
+import math
+import shutil
+import time
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+
+from bspec_jax import figures, run, toy
+from bspec_jax.observations import OBSERVATIONS, holds
+from bspec_jax.specialization import covariance
+from bspec_jax.statistics import mean_interval, rate_interval
+
+NAME = "toy"
+CHUNK = 2**15  # trials between two checkpoints
+CONTROL_POOL, CONTROL_TRIALS = 1000, 200  # networks trained alone; sums of M of them
+SEARCH_TRIALS = 1000  # runs at M = 2 among which Figure 2 looks for its three
+RECORD_STEPS, RECORD_EVERY = 4000, 10
+COVARIANCE_BRANCHES, COVARIANCE_TRIALS = 10, 10  # Figure 3 right
+RESPONSE_BRANCHES, RESPONSE_TRIALS = 20, 200  # Figure 4 left and middle
+
+# Averaged over trials, at convergence, at initialisation and for the control.
+MEASURES = (
+    "num_active",
+    "num_silent",
+    "index",
+    "entropy",
+    "active_per_region",
+    "silent_share",
+    "silent_share_of_active",
+    "any_silent",
+    "correlation",
+)
+# Where a measure of one trial is defined; everywhere if not named here.
+DEFINED = {
+    "entropy": lambda measured: measured.num_active > 0,
+    "silent_share_of_active": lambda measured: measured.num_active > 0,
+    "correlation": lambda measured: measured.active_pairs > 0,
+}
+PHASE_AXES = {
+    "negative_slope": "phase_negative_slopes",
+    "init_scale": "phase_init_scales",
+    "learning_rate": "phase_learning_rates",
+}
+POSITIVE = ("learning_rate", "init_scale", *list(PHASE_AXES.values())[1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(run.RunConfig):
+    """Flags of the toy experiment."""
+
+    mode: Literal["sweep", "phase"] = "sweep"
+    """sweep: success and active branches against M, and the paper's figures. phase:
+    both over a grid of learning rate, initial scale and slope."""
+    tasks: tuple[Literal["toy1", "toy2"], ...] = ("toy1", "toy2")
+    """Tasks to train on."""
+    branches: tuple[int, ...] | None = None
+    """Numbers of branches M. Default: 2 to 30; for phase 8 and 32."""
+    trials: int | None = None
+    """Trials for each M (and each point of the phase grid). Default: 1000; phase 200."""
+    steps: int = 20_000
+    """Most gradient steps of a trial; it ends earlier when it has converged."""
+    learning_rate: float = 0.02
+    """Step of gradient descent in a sweep."""
+    overlay_learning_rate: float = 0.005
+    """A second, smaller step, drawn over the first in Figure 4 right; 0 for none."""
+    overlay_trials: int = 200
+    """Trials for each M with the second step."""
+    negative_slope: float = 0.01
+    """Slope of the leaky ReLU below zero in a sweep."""
+    init: toy.InitDistribution = "normal"
+    """Distribution of the initial w and b: N(0, s^2) or U(-s, s)."""
+    init_scale: float = 1.0
+    """The s of --init in a sweep."""
+    phase_learning_rates: tuple[float, ...] = (
+        *(0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1),
+    )
+    """Learning rates of the phase grid."""
+    phase_init_scales: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0)
+    """Initial scales of the phase grid."""
+    phase_negative_slopes: tuple[float, ...] = (0.0, 0.01, 0.1, 0.3)
+    """Slopes of the phase grid."""
+
+    def check(self) -> None:
+        super().check()
+        if (
+            not np.isfinite(self.overlay_learning_rate)
+            or self.overlay_learning_rate < 0
+        ):
+            raise run.FlagError(
+                "--overlay-learning-rate must be positive and finite, or 0 for none, "
+                f"got {self.overlay_learning_rate}"
+            )
+        for name in ("trials", "overlay_trials", "steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise run.FlagError(f"{_flag(name)} must be at least 1, got {value}")
+        for name in ("tasks", "branches", *PHASE_AXES.values()):
+            if getattr(self, name) == ():
+                raise run.FlagError(f"{_flag(name)} needs at least one value")
+        for m in self.branches or ():
+            if m < 1:
+                raise run.FlagError(f"--branches must be at least 1, got {m}")
+        for name in ("negative_slope", "phase_negative_slopes"):
+            for value in np.atleast_1d(getattr(self, name)):
+                if not np.isfinite(value):
+                    raise run.FlagError(f"{_flag(name)} must be finite, got {value}")
+        for name in POSITIVE:
+            for value in np.atleast_1d(getattr(self, name)):
+                if not np.isfinite(value) or value <= 0:
+                    raise run.FlagError(
+                        f"{_flag(name)} must be positive and finite, got {value}"
+                    )
+        rows = len(self.branches_list) * len(self.tasks_list) * self.trials_count
+        if self.mode == "phase":
+            rows *= math.prod(len(getattr(self, n)) for n in PHASE_AXES.values())
+        widest = max(self.branches_list)
+        run.check_memory(
+            toy.memory_estimate(rows, widest), f"{rows:,} trials of {widest:,} branches"
+        )
+
+    @property
+    def branches_list(self) -> list[int]:
+        default = range(2, 31) if self.mode == "sweep" else (8, 32)
+        return sorted(set(self.branches or default))
+
+    @property
+    def tasks_list(self) -> list[str]:
+        return sorted(set(self.tasks))
+
+    @property
+    def trials_count(self) -> int:
+        return self.trials or (1000 if self.mode == "sweep" else 200)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def main(config: Config) -> None:
+    started = time.perf_counter()
+    if config.figures_only:
+        results = run.load_results(config.workdir)
+        run.save_figures(config.workdir, draw(results))
+        print(f"figures drawn again in {config.workdir / 'figures'}")
+        return
+    workdir = run.start(config, NAME)
+    make = sweep if config.mode == "sweep" else phase
+    results = run.save_results(workdir, config, make(config, workdir), started)
+    shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
+    run.save_figures(workdir, draw(results))
+    print(summary(results))
+    print(f"results and figures in {workdir} ({time.perf_counter() - started:.1f} s)")
+
+
+def draw(results: dict) -> dict:
+    """The figures of finished results, by file name."""
+    if results["config"]["mode"] == "phase":
+        return {
+            f"phase_{task}": figures.toy_phase(task, data)
+            for task, data in results["tasks"].items()
+        }
+    drawn = {
+        f"fig02_{kind}": figures.toy_dynamics(example, kind)
+        for kind, example in results["dynamics"]["examples"].items()
+    }
+    return drawn | {
+        "fig03_success": figures.toy_success(results["tasks"]),
+        "fig03_covariance": figures.toy_covariances(results["covariances"]),
+        "fig04_responses": figures.toy_responses(results["responses"]),
+        "fig04_active": figures.toy_active(
+            results["tasks"], results["overlay"], results["config"]["learning_rate"]
+        ),
+    }
+
+
+def train_table(
+    config: Config, workdir: Path, table: toy.Settings
+) -> tuple[toy.Trials, toy.Trials]:
+    """Initial and trained parameters of every row; chunks already on disk are reused.
+
+    Each chunk is a pure function of the flags, so a resumed run ends as one that was
+    never stopped.
+    """
+    folder = workdir / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    initial = toy.init_trials(jax.random.key(config.seed), table, init=config.init)
+    total = table.trial.size
+    parts = []
+    with run.progress_bar(total, "trials") as advance:
+        for start in range(0, total, CHUNK):
+            chunk = initial.select(slice(start, start + CHUNK))
+            path = folder / f"trials_{start:09d}.npz"
+            if path.exists():
+                trained = _load_trials(path)
+                advance(trained.error.size)
+            else:
+                trained = toy.train(chunk, steps=config.steps, progress=advance)
+                _save_trials(path, trained)
+                done = {"trials": start + trained.error.size, "of": total}
+                done["converged"] = int(trained.converged.sum())
+                run.append_metrics(workdir, done)
+            parts.append(trained)
+    return initial, toy.stack(parts)
+
+
+def _save_trials(path: Path, trials: toy.Trials) -> None:
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **trials._asdict())
+    partial.replace(path)
+
+
+def _load_trials(path: Path) -> toy.Trials:
+    try:
+        with np.load(path) as saved:
+            return toy.Trials(**{name: saved[name] for name in toy.Trials._fields})
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        raise run.UserError(f"{path} is damaged; delete it and resume again") from None
+
+
+def sweep(config: Config, workdir: Path) -> dict:
+    """Everything that Figures 2 to 4 show, and observations 1 to 6 with controls."""
+    tasks, branches = config.tasks_list, config.branches_list
+    pool = max(CONTROL_POOL, 2 * max(branches))
+
+    def rows(task, num_branches, trials, learning_rate=config.learning_rate):
+        return toy.settings(
+            task=task,
+            num_branches=num_branches,
+            negative_slope=config.negative_slope,
+            init_scale=config.init_scale,
+            learning_rate=learning_rate,
+            trial=range(trials),
+        )
+
+    parts = {
+        "sweep": rows(tasks, branches, config.trials_count),
+        "alone": rows(tasks, 1, pool),
+        "covariances": rows(tasks[0], COVARIANCE_BRANCHES, COVARIANCE_TRIALS),
+        "responses": rows(tasks[-1], RESPONSE_BRANCHES, RESPONSE_TRIALS),
+    }
+    if config.overlay_learning_rate:
+        parts["overlay"] = rows(
+            tasks, branches, config.overlay_trials, config.overlay_learning_rate
+        )
+    table = toy.concatenate(*parts.values())
+    part_of = np.repeat(list(parts), [part.trial.size for part in parts.values()])
+    initial, trained = train_table(config, workdir, table)
+
+    def part(name, task, trials=trained):
+        return trials.select((part_of == name) & (table.task == task))
+
+    members = _members(config.seed, pool, max(branches))
+    results, overlay = {}, {}
+    for task in tasks:
+        alone = part("alone", task)
+        control = [toy.sum_trained_alone(alone, members[:m]) for m in branches]
+        converged = part("sweep", task)
+        measured = toy.measure_trials(converged)
+        results[task] = outcome(branches, converged, measured) | {
+            "measures": {
+                "converged": measure_means(branches, converged, measured),
+                "initial": measure_means(branches, part("sweep", task, initial)),
+                "control": measure_means(branches, toy.stack(control)),
+            }
+        }
+        results[task]["observations"] = observations(results[task])
+        if config.overlay_learning_rate:
+            smaller = part("overlay", task)
+            overlay[task] = outcome(branches, smaller, toy.measure_trials(smaller))
+    return {
+        "tasks": results,
+        "overlay": {"learning_rate": config.overlay_learning_rate, "tasks": overlay},
+        "dynamics": dynamics(config, tasks[0]),
+        "covariances": covariances(tasks[0], part("covariances", tasks[0])),
+        "responses": responses(tasks[-1], part("responses", tasks[-1])),
+    }
+
+
+def _members(seed: int, pool: int, num_branches: int) -> np.ndarray:
+    """Which of `pool` networks make up each control sum, `[M, CONTROL_TRIALS]`."""
+    key = jax.random.fold_in(jax.random.key(seed), pool)
+
+    def draw(key):
+        return jax.random.choice(key, pool, (num_branches,), replace=False)
+
+    return np.array(jax.vmap(draw)(jax.random.split(key, CONTROL_TRIALS))).T
+
+
+def phase(config: Config, workdir: Path) -> dict:
+    """Success and active branches over learning rate x initial scale x slope."""
+    axes = {name: list(getattr(config, flag)) for name, flag in PHASE_AXES.items()}
+    tasks, branches = config.tasks_list, config.branches_list
+    trial = range(config.trials_count)
+    table = toy.settings(task=tasks, num_branches=branches, trial=trial, **axes)
+    _, trained = train_table(config, workdir, table)
+    shape = (len(branches), *map(len, axes.values()))
+    results = {}
+    for task in tasks:
+        of_task = trained.select(table.task == task)
+        measured = toy.measure_trials(of_task)
+        results[task] = outcome(branches, of_task, measured, shape) | {"axes": axes}
+    return {"tasks": results}
+
+
+def outcome(branches, trained: toy.Trials, measured, shape=None) -> dict:
+    """What the contract asks of each task: arrays over M (and the axes of `shape`).
+
+    Trials are the last axis of the table. Diverged trials count as failures, and are
+    left out of the means.
+    """
+    shape = shape or (len(branches),)
+    finite = ~trained.diverged.reshape(*shape, -1)
+
+    def mean(values):
+        return mean_interval(values.reshape(*shape, -1), finite)
+
+    success, success_interval = rate_interval(trained.converged.reshape(*shape, -1))
+    active, active_interval = mean(measured.num_active)
+    return {
+        "branches": branches,
+        "trials": finite.shape[-1],
+        "success_rate": success,
+        "success_interval": success_interval,
+        "mean_active": active,
+        "mean_active_interval": active_interval,
+        "mean_silent": mean(measured.num_silent)[0],
+        "specialization_index": mean(measured.index)[0],
+        "diverged": (~finite).sum(-1),
+    }
+
+
+def measure_means(branches, trials: toy.Trials, measured=None) -> dict:
+    """Mean and 95 % interval of each measure, lists over M."""
+    measured = measured or toy.measure_trials(trials)
+    shape = (len(branches), -1)
+    means = {}
+    for name in MEASURES:
+        defined = ~trials.diverged & DEFINED.get(name, lambda _: True)(measured)
+        values, where = getattr(measured, name).reshape(shape), defined.reshape(shape)
+        interval = rate_interval if name == "any_silent" else mean_interval
+        means[name], means[f"{name}_interval"] = interval(values, where)
+    return means
+
+
+def observations(task: dict) -> dict:
+    """Observations 1 to 6 at the largest M: value, initial value, control, verdict."""
+    branches, measures = task["branches"], task["measures"]
+    out = {}
+    for number in range(1, 6):
+        name, threshold, _, claim = OBSERVATIONS[number]
+        interval = measures["converged"][f"{name}_interval"][-1]
+        control_interval = measures["control"][f"{name}_interval"][-1]
+        defined = number != 2 or branches[-1] >= 8
+        out[number] = {
+            "claim": claim,
+            "measure": name,
+            "threshold": threshold,
+            "branches": branches[-1],
+            "value": measures["converged"][name][-1],
+            "interval": interval,
+            "initial": measures["initial"][name][-1],
+            "control": measures["control"][name][-1],
+            "control_interval": control_interval,
+            "holds": holds(number, interval, control_interval) if defined else None,
+        }
+    return out | {6: _active_growth(task)}
+
+
+def _active_growth(task: dict) -> dict:
+    """Observation 6: active branches at the largest M over those at a quarter of it.
+
+    The interval is that of a ratio of independent means (delta method on the log).
+    """
+    branches, name = task["branches"], "num_active"
+    quarter = next(i for i, m in enumerate(branches) if 4 * m >= branches[-1])
+    mean = task["measures"]["converged"][name]
+    low, high = np.array(task["measures"]["converged"][f"{name}_interval"]).T
+    relative = (high - low) / 2 / mean
+    ratio = mean[-1] / mean[quarter]
+    half = np.hypot(relative[-1], relative[quarter])
+    interval = (ratio * np.exp(-half), ratio * np.exp(half))
+    control = task["measures"]["control"][name]
+    initial = task["measures"]["initial"][name]
+    grows = holds(6, interval)
+    rises = task["success_interval"][-1][1] >= task["success_interval"][quarter][0]
+    distinct = quarter < len(branches) - 1
+    return {
+        "claim": OBSERVATIONS[6].claim,
+        "measure": OBSERVATIONS[6].measure,
+        "threshold": OBSERVATIONS[6].threshold,
+        "branches": [branches[quarter], branches[-1]],
+        "value": ratio,
+        "interval": interval,
+        "initial": initial[-1] / initial[quarter],
+        "control": control[-1] / control[quarter],
+        "control_interval": None,
+        "holds": grows and bool(rises) if distinct and grows is not None else None,
+    }
+
+
+def dynamics(config: Config, task: str) -> dict:
+    """Figure 2: the first typical run and the first of each rare kind, at M = 2."""
+    x, y = (np.array(values) for values in toy.TASKS[task])
+    network = toy.toy_network(2, init=config.init, init_scale=config.init_scale)
+    key = jax.random.key(config.seed)
+    options = {
+        "learning_rate": config.learning_rate,
+        "negative_slope": config.negative_slope,
+        "steps": RECORD_STEPS,
+        "every": RECORD_EVERY,
+    }
+
+    def follow(trial):
+        params, _ = network.init(toy.trial_key(key, 2, trial))
+        return toy.record(params, x, y, **options)
+
+    recorded = np.array(jax.vmap(follow)(np.arange(SEARCH_TRIALS)))
+    kinds = toy.classify_dynamics(recorded, y, RECORD_EVERY)
+    examples = {}
+    for kind, of_kind in kinds._asdict().items():
+        if not of_kind.any():
+            continue
+        trial = int(of_kind.argmax())
+        error = ((recorded[trial].sum(1) - y) ** 2).sum(-1)
+        shown = min(error.size, int(1.5 * np.argmax(error < toy.TOLERANCE)) + 10)
+        name = kind if kind == "typical" else f"rare_{kind}"
+        examples[name] = {
+            "task": task,
+            "trial": trial,
+            "share": of_kind.mean(),
+            "steps": np.arange(shown) * RECORD_EVERY,
+            "x": x,
+            "y": y,
+            "responses": recorded[trial, :shown],
+        }
+    return {"searched": SEARCH_TRIALS, "examples": examples}
+
+
+def covariances(task: str, trained: toy.Trials) -> dict:
+    """Figure 3 right: F F^T of the first ten trials at M = 10."""
+    v = toy.trial_responses(trained)[:, :COVARIANCE_BRANCHES]
+    return {
+        "task": task,
+        "branches": COVARIANCE_BRANCHES,
+        "converged": trained.converged,
+        "matrices": jax.vmap(covariance)(v),
+    }
+
+
+def responses(task: str, trained: toy.Trials) -> dict:
+    """Figure 4 left and middle: the first converged trials with 3 active branches and
+    with another number of them, at M = 20."""
+    active = toy.measure_trials(trained).num_active
+    candidates = np.flatnonzero(trained.converged)
+    three, other = (
+        candidates[active[candidates] == 3],
+        candidates[active[candidates] != 3],
+    )
+    x, y = toy.TASKS[task]
+    examples = []
+    for trial in [*three[:1], *other[:1]]:
+        one = trained.select([trial])
+        examples.append(
+            {
+                "trial": trial,
+                "num_active": active[trial],
+                "w": one.w[:RESPONSE_BRANCHES, 0],
+                "b": one.b[:RESPONSE_BRANCHES, 0],
+                "negative_slope": one.negative_slope[0],
+                "responses": toy.trial_responses(one)[0, :RESPONSE_BRANCHES],
+            }
+        )
+    return {"task": task, "x": x, "y": y, "examples": examples}
+
+
+def summary(results: dict) -> str:
+    """The table that ends a run."""
+    lines = []
+    if results["config"]["mode"] == "phase":
+        for task, data in results["tasks"].items():
+            active = np.array(data["mean_active"], float)
+            growth = active[-1] / active[0]
+            lines.append(
+                f"{task}: success {np.min(data['success_rate']):.2f} to "
+                f"{np.max(data['success_rate']):.2f}; active branches at "
+                f"M = {data['branches'][-1]} over M = {data['branches'][0]}: "
+                f"{np.nanmin(growth):.2f} to {np.nanmax(growth):.2f}; "
+                f"{np.sum(data['diverged'])} trials diverged"
+            )
+        return "\n".join(lines)
+    for task, data in results["tasks"].items():
+        lines.append(f"{task}, {data['trials']} trials for each M")
+        lines.append(
+            "   M  success  (95 % interval)  active  silent  index S  diverged"
+        )
+        for i, m in enumerate(data["branches"]):
+            low, high = data["success_interval"][i]
+            lines.append(
+                f"{m:4}  {data['success_rate'][i]:7.3f}  ({low:.3f}, {high:.3f})"
+                f"   {_number(data['mean_active'][i]):>6}"
+                f"  {_number(data['mean_silent'][i]):>6}"
+                f"  {_number(data['specialization_index'][i], 3):>7}"
+                f"  {data['diverged'][i]:8}"
+            )
+        lines.append("")
+        lines.append(
+            "observation                                    value  control  limit"
+        )
+        for number, item in data["observations"].items():
+            verdict = {True: "holds", False: "does not hold", None: "undefined"}
+            lines.append(
+                f"{number} {item['claim']:43}{_number(item['value'], 3):>7}"
+                f"  {_number(item['control'], 3):>7}  {item['threshold']:5}"
+                f"  {verdict[item['holds']]}"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+if __name__ == "__main__":
+    run.command_line(Config, main, NAME, __doc__)
