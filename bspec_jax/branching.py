@@ -70,7 +70,7 @@ def sum_of_branches(
     branch: Branch,
     num_branches: int,
     *,
-    in_axes: int | None | Sequence[int | None] = None,
+    in_axes: int | Sequence[int | None] | None = None,
     sequential: bool = False,
 ) -> BranchedNetwork:
     """Sums M branches of one architecture with disjoint, stacked parameters.
@@ -160,13 +160,13 @@ def sum_of_branches(
 
 
 def _running_sum(one, slices):
-    """Sum over branches by a scan: the checkpoint is round the branch alone, because
-    round the whole step it would save the running sum once per branch."""
+    """Sum over branches by a scan, with nothing of a branch kept but its sum."""
     first = jax.tree.map(lambda leaf: leaf[0], slices)
     response, _ = jax.eval_shape(lambda part: one(*part), first)
     zero = jax.tree.map(lambda r: jnp.zeros(r.shape, r.dtype), response)
 
     def step(total, part):
+        # `one` is checkpointed, the step is not: it would save the running sum, too.
         response, state = one(*part)
         return jax.tree.map(jnp.add, total, response), state
 

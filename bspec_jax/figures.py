@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 STYLE = {
     "figure.dpi": 160,
@@ -110,10 +109,10 @@ def toy_covariances(data: Mapping) -> Figure:
     rows, columns = 2, (len(matrices) + 1) // 2
     figure = Figure(figsize=(1.35 * columns + 0.9, 3.5))
     grid = figure.subplots(rows, columns, squeeze=False)
-    limit = max(np.nanmax(np.abs(matrices)), 1e-12)
+    limit = np.nanmax(np.abs(matrices), initial=1e-12)
     for i, ax in enumerate(grid.flat):
-        ax.axis("off" if i >= len(matrices) else "on")
         if i >= len(matrices):
+            ax.axis("off")
             continue
         image = ax.imshow(matrices[i], cmap=DIVERGING, vmin=-limit, vmax=limit)
         failed = "" if data["converged"][i] else " (failed)"
@@ -124,7 +123,7 @@ def toy_covariances(data: Mapping) -> Figure:
     figure.colorbar(image, ax=grid, label="$(F F^T)_{kl}$", shrink=0.8)
     figure.suptitle(
         f"{TASK_TITLES[data['task']]}, $M = {data['branches']}$: few branches respond, "
-        "and those correlate little",
+        "with generally low covariance",
         fontsize=10,
     )
     return figure
@@ -134,12 +133,10 @@ def toy_covariances(data: Mapping) -> Figure:
 def toy_responses(data: Mapping) -> Figure:
     """Figure 4 left and middle: the responses of all branches, for two trials."""
     examples = data["examples"]
-    figure = Figure(figsize=(8.6, 2.9 * max(len(examples), 1)))
-    grid = figure.subplots(
-        max(len(examples), 1), 2, squeeze=False, width_ratios=(1.5, 1)
-    )
+    figure = Figure(figsize=(8.6, 2.9 * len(examples)))
+    grid = figure.subplots(len(examples), 2, squeeze=False, width_ratios=(1.5, 1))
     order = np.unique(data["x"], return_index=True)[1]
-    for (left, right), example in zip(grid, examples, strict=False):
+    for (left, right), example in zip(grid, examples, strict=True):
         responses = np.array(example["responses"])
         limit = np.abs(responses).max()
         image = left.imshow(
@@ -160,7 +157,7 @@ def toy_responses(data: Mapping) -> Figure:
             yticks=range(len(order)),
         )
         left.set_xticklabels(range(1, num_branches + 1, 2))
-        left.set_yticklabels([f"{data['x'][j]:g}" for j in order])
+        left.set_yticklabels([f"${data['x'][j]:g}$" for j in order])
         figure.colorbar(image, ax=left, label="$v_k(x_j)$", pad=0.01)
         _response_curves(right, data, example)
     figure.suptitle(
@@ -180,6 +177,7 @@ def _response_curves(ax, data, example):
     norms = np.linalg.norm(example["responses"], axis=1)
     active = norms >= 0.1 * norms.max()
     ax.plot(x, v[~active].T, color="0.75", lw=0.8)
+    ax.plot([], [], color="0.75", lw=0.8, label=f"{(~active).sum()} silent")
     for colour, k in zip(COLOURS[1:] * 4, np.flatnonzero(active), strict=False):
         ax.plot(x, v[k], color=colour, label=f"branch {k + 1}")
     ax.plot(x, v.sum(0), color="black", lw=1, ls="--", label="sum $f$")
@@ -231,13 +229,12 @@ def toy_phase(task: str, data: Mapping) -> Figure:
     with np.errstate(invalid="ignore", divide="ignore"):
         growth = active[-1] / active[0]
     top, low = branches[-1], branches[0]
-    ratio = top / low
     maps = [
         (_floats(data["success_rate"])[-1], f"success, $M = {top}$", "viridis", None),
         (active[-1], f"active branches, $M = {top}$", "magma", None),
     ]
     if len(branches) > 1:
-        norm = TwoSlopeNorm(1.5, 0.5, max(ratio, 1.6))
+        norm = TwoSlopeNorm(1.5, 0.5, max(top / low, 1.6))
         label = f"active at $M = {top}$ / at $M = {low}$"
         maps.append((growth, label, DIVERGING, norm))
     slopes = axes["negative_slope"]
@@ -248,17 +245,16 @@ def toy_phase(task: str, data: Mapping) -> Figure:
     for row, (values, label, cmap, norm) in zip(grid, maps, strict=True):
         high = 1 if label.startswith("success") else np.nanmax(values, initial=1)
         norm = norm or Normalize(0, high)
-        for ax, slope, image in zip(row, slopes, values, strict=True):
+        for ax, image in zip(row, values, strict=True):
             _heat_map(ax, image, axes, cmap, norm)
-            if row is grid[0]:
-                ax.set_title(f"slope {slope:g}")
-            if row is grid[-1]:
-                ax.set_xlabel("learning rate")
         row[0].set_ylabel("initial scale")
         figure.colorbar(ScalarMappable(norm, cmap), ax=row, label=label)
+    for top_ax, bottom_ax, slope in zip(grid[0], grid[-1], slopes, strict=True):
+        top_ax.set_title(f"negative slope {slope:g}")
+        bottom_ax.set_xlabel("learning rate")
     figure.suptitle(
-        f"{TASK_TITLES[task]}: where the number of active branches is constant "
-        f"({data['trials']} trials a cell)",
+        f"{TASK_TITLES[task]}: where the number of active branches is constant (blue "
+        f"below), and where it grows with $M$ (red); {data['trials']} trials a cell",
         fontsize=10,
     )
     return figure

@@ -7,7 +7,10 @@ for the Hessian.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 
 class Observation(NamedTuple):
@@ -48,3 +51,82 @@ def holds(
         return bool(high <= threshold and beyond)
     beyond = control_interval is None or low > control_interval[1]
     return bool(low >= threshold and beyond)
+
+
+def evaluate(
+    branches: Sequence[int],
+    converged: Mapping[str, dict],
+    initial: Mapping[str, dict],
+    control: Mapping[str, dict],
+    success_interval,
+) -> dict[int, dict]:
+    """Observations 1 to 6 at the largest M: value, initial value, control, verdict.
+
+    Args:
+      branches: the M of the runs, ascending.
+      converged: of each measure the mean and the 95 % interval over seeds,
+        `{"mean": [len(branches)], "interval": [len(branches), 2]}`, after training.
+      initial: the same at initialisation.
+      control: the same of networks trained separately and summed.
+      success_interval: 95 % interval of the success rate or accuracy for each M.
+
+    `holds` is None where a verdict is undefined: observation 2 below M = 8, and
+    observation 6 where `branches` does not reach over a factor of 4 or so.
+    """
+    out = {}
+    for number in range(1, 6):
+        name, threshold, _, claim = OBSERVATIONS[number]
+        interval = tuple(converged[name]["interval"][-1])
+        control_interval = tuple(control[name]["interval"][-1])
+        defined = number != 2 or branches[-1] >= 8
+        out[number] = {
+            "claim": claim,
+            "measure": name,
+            "threshold": threshold,
+            "branches": branches[-1],
+            "value": converged[name]["mean"][-1],
+            "interval": interval,
+            "initial": initial[name]["mean"][-1],
+            "control": control[name]["mean"][-1],
+            "control_interval": control_interval,
+            "holds": holds(number, interval, control_interval) if defined else None,
+        }
+    stages = (converged["num_active"], initial["num_active"], control["num_active"])
+    return out | {6: _active_growth(branches, *stages, success_interval)}
+
+
+def _active_growth(branches, converged, initial, control, success_interval) -> dict:
+    """Observation 6: active branches at the largest M over those at a quarter of it.
+
+    The control's count is M, so its ratio needs no interval. That of the measure is
+    the interval of a ratio of independent means (delta method on the logarithm).
+    """
+    quarter = next(i for i, m in enumerate(branches) if 4 * m >= branches[-1])
+    mean = np.asarray(converged["mean"], float)
+    low, high = np.asarray(converged["interval"], float).T
+
+    def growth(mean):
+        return mean[-1] / mean[quarter] if mean[quarter] else math.nan
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = (high - low) / 2 / mean
+        half = np.hypot(relative[-1], relative[quarter])
+        interval = tuple(growth(mean) * np.exp([-half, half]))
+    verdict = holds(6, interval)
+    if verdict is not None and quarter == len(branches) - 1:
+        verdict = None
+    if verdict:
+        verdict = bool(success_interval[-1][1] >= success_interval[quarter][0])
+    _, threshold, _, claim = OBSERVATIONS[6]
+    return {
+        "claim": claim,
+        "measure": OBSERVATIONS[6].measure,
+        "threshold": threshold,
+        "branches": [branches[quarter], branches[-1]],
+        "value": growth(mean),
+        "interval": interval,
+        "initial": growth(initial["mean"]),
+        "control": growth(control["mean"]),
+        "control_interval": None,
+        "holds": verdict,
+    }

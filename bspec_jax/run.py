@@ -61,8 +61,7 @@ class RunConfig:
 
     def check(self) -> None:
         """Raises FlagError, naming the flag, where a value makes no sense."""
-        if self.seed < 0 or self.seed >= 2**32:
-            raise FlagError(f"--seed must be in 0..2^32-1, got {self.seed}")
+        check_flag(self, "seed", lambda v: 0 <= v < 2**32, "in 0..2^32-1")
         for name in ("resume", "figures_only"):
             if getattr(self, name) and self.workdir is None:
                 flag = name.replace("_", "-")
@@ -77,6 +76,22 @@ class RunConfig:
                 if field.name not in ("workdir", "resume", "figures_only")
             }
         )
+
+
+def check_flag(
+    config: RunConfig, name: str, valid: Callable[[Any], bool], what: str
+) -> None:
+    """Raises FlagError if a flag, or one of its values, is not `what`; None passes.
+
+    A flag that takes several values must have at least one.
+    """
+    value = getattr(config, name)
+    flag = "--" + name.replace("_", "-")
+    if value == ():
+        raise FlagError(f"{flag} needs at least one value")
+    for item in value if isinstance(value, tuple) else (value,):
+        if item is not None and not valid(item):
+            raise FlagError(f"{flag} must be {what}, got {item}")
 
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -116,7 +131,7 @@ def start(config: RunConfig, name: str) -> Path:
     if workdir is None:
         workdir = Path("runs") / name / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     if config.resume:
-        _check_resumable(workdir, config)
+        _check_resumable(workdir, config, name)
         return workdir
     try:
         if workdir.exists() and any(workdir.iterdir()):
@@ -133,9 +148,10 @@ def start(config: RunConfig, name: str) -> Path:
     return workdir
 
 
-def _check_resumable(workdir: Path, config: RunConfig) -> None:
-    saved = read_json(workdir / "config.json", "a run to resume")
-    saved.pop("experiment", None)
+def _check_resumable(workdir: Path, config: RunConfig, name: str) -> None:
+    saved = read_json(workdir / "config.json", "run to resume")
+    if saved.get("experiment") != name:
+        raise UserError(f"{workdir} is a run of {saved.get('experiment')}, not {name}")
     wanted = config.settings()
     differing = [key for key in wanted if wanted[key] != saved.get(key)]
     if differing:
@@ -236,8 +252,10 @@ def append_metrics(workdir: Path, record: Mapping[str, Any]) -> None:
 def save_results(
     workdir: Path, config: RunConfig, results: Mapping[str, Any], started: float
 ) -> dict:
-    """Writes results.json with schema, config and wall seconds since `started`
-    (`time.perf_counter`), and returns what it holds."""
+    """Writes results.json and returns what it holds.
+
+    `wall_seconds` counts from `started`, a reading of `time.perf_counter`.
+    """
     data = to_json(
         {
             "schema": SCHEMA,
@@ -276,24 +294,20 @@ def save_figures(workdir: Path, figures: Mapping[str, Any]) -> None:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from None
 
 
-def check_memory(needed: int, what: str) -> None:
+def check_memory(needed: int, what: str, advice: str) -> None:
     """Raises FlagError if `needed` bytes are more than the machine's memory."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > total:
         raise FlagError(
             f"{what} would take about {_bytes(needed)} of memory, and this machine has "
-            f"{_bytes(total)}"
+            f"{_bytes(total)}: {advice}"
         )
 
 
-def _bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if count < 1024:
-            break
-        count /= 1024
-    else:
-        unit = "PiB"
-    return f"{count:.3g} {unit}"
+def _bytes(count: int) -> str:
+    power = min(int(math.log(max(count, 1), 1024)), 6)
+    unit = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")[power]
+    return f"{count / 1024**power:,.1f} {unit}"
 
 
 @contextmanager

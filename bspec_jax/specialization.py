@@ -232,10 +232,10 @@ def _at_least_share_of_largest(size, threshold):
 
 
 def _positive(x):
-    """x where it is positive, else 1: a denominator that is safe to divide by."""
+    """Replaces what is not positive by 1: a denominator safe to divide by."""
     return jnp.where(x > 0, x, 1)
 
 
 def _safe_divide(numerator, denominator):
-    """numerator / denominator, and 0 where the denominator is not positive."""
+    """The ratio, and 0 where the denominator is not positive."""
     return jnp.where(denominator > 0, numerator / _positive(denominator), 0)

@@ -5,7 +5,7 @@ import numpy as np
 Z95 = 1.959963984540054  # the 97.5 % point of the standard normal
 
 
-def rate_interval(outcomes, where=True) -> tuple[np.ndarray, np.ndarray]:
+def rate_interval(outcomes, where=True):
     """Rate of True along the last axis, and Wilson's 95 % score interval.
 
     Args:
@@ -29,7 +29,7 @@ def rate_interval(outcomes, where=True) -> tuple[np.ndarray, np.ndarray]:
     return np.where(defined, rate, np.nan), bounds
 
 
-def mean_interval(values, where=True) -> tuple[np.ndarray, np.ndarray]:
+def mean_interval(values, where=True):
     """Mean along the last axis, and its normal 95 % interval.
 
     Args:

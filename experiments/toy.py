@@ -19,37 +19,18 @@ from typing import Literal
 import jax
 import numpy as np
 
-from bspec_jax import figures, run, toy
-from bspec_jax.observations import OBSERVATIONS, holds
+from bspec_jax import figures, run, sweeps, toy
+from bspec_jax.observations import evaluate
 from bspec_jax.specialization import covariance
-from bspec_jax.statistics import mean_interval, rate_interval
 
 NAME = "toy"
-CHUNK = 2**15  # trials between two checkpoints
+CHUNK = 80_000  # trials between two checkpoints
 CONTROL_POOL, CONTROL_TRIALS = 1000, 200  # networks trained alone; sums of M of them
 SEARCH_TRIALS = 1000  # runs at M = 2 among which Figure 2 looks for its three
 RECORD_STEPS, RECORD_EVERY = 4000, 10
 COVARIANCE_BRANCHES, COVARIANCE_TRIALS = 10, 10  # Figure 3 right
 RESPONSE_BRANCHES, RESPONSE_TRIALS = 20, 200  # Figure 4 left and middle
 
-# Averaged over trials, at convergence, at initialisation and for the control.
-MEASURES = (
-    "num_active",
-    "num_silent",
-    "index",
-    "entropy",
-    "active_per_region",
-    "silent_share",
-    "silent_share_of_active",
-    "any_silent",
-    "correlation",
-)
-# Where a measure of one trial is defined; everywhere if not named here.
-DEFINED = {
-    "entropy": lambda measured: measured.num_active > 0,
-    "silent_share_of_active": lambda measured: measured.num_active > 0,
-    "correlation": lambda measured: measured.active_pairs > 0,
-}
 PHASE_AXES = {
     "negative_slope": "phase_negative_slopes",
     "init_scale": "phase_init_scales",
@@ -70,7 +51,7 @@ class Config(run.RunConfig):
     branches: tuple[int, ...] | None = None
     """Numbers of branches M. Default: 2 to 30; for phase 8 and 32."""
     trials: int | None = None
-    """Trials for each M (and each point of the phase grid). Default: 1000; phase 200."""
+    """Trials for each M and each point of the phase grid. Default: 1000; phase 200."""
     steps: int = 20_000
     """Most gradient steps of a trial; it ends earlier when it has converged."""
     learning_rate: float = 0.02
@@ -96,40 +77,25 @@ class Config(run.RunConfig):
 
     def check(self) -> None:
         super().check()
-        if (
-            not np.isfinite(self.overlay_learning_rate)
-            or self.overlay_learning_rate < 0
-        ):
-            raise run.FlagError(
-                "--overlay-learning-rate must be positive and finite, or 0 for none, "
-                f"got {self.overlay_learning_rate}"
-            )
-        for name in ("trials", "overlay_trials", "steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise run.FlagError(f"{_flag(name)} must be at least 1, got {value}")
-        for name in ("tasks", "branches", *PHASE_AXES.values()):
-            if getattr(self, name) == ():
-                raise run.FlagError(f"{_flag(name)} needs at least one value")
-        for m in self.branches or ():
-            if m < 1:
-                raise run.FlagError(f"--branches must be at least 1, got {m}")
+        for name in ("trials", "overlay_trials", "steps", "branches"):
+            run.check_flag(self, name, lambda v: v >= 1, "at least 1")
         for name in ("negative_slope", "phase_negative_slopes"):
-            for value in np.atleast_1d(getattr(self, name)):
-                if not np.isfinite(value):
-                    raise run.FlagError(f"{_flag(name)} must be finite, got {value}")
+            run.check_flag(self, name, math.isfinite, "finite")
         for name in POSITIVE:
-            for value in np.atleast_1d(getattr(self, name)):
-                if not np.isfinite(value) or value <= 0:
-                    raise run.FlagError(
-                        f"{_flag(name)} must be positive and finite, got {value}"
-                    )
+            run.check_flag(
+                self, name, lambda v: 0 < v < math.inf, "positive and finite"
+            )
+        run.check_flag(
+            self, "overlay_learning_rate", lambda v: 0 <= v < math.inf, "finite, >= 0"
+        )
         rows = len(self.branches_list) * len(self.tasks_list) * self.trials_count
         if self.mode == "phase":
             rows *= math.prod(len(getattr(self, n)) for n in PHASE_AXES.values())
         widest = max(self.branches_list)
         run.check_memory(
-            toy.memory_estimate(rows, widest), f"{rows:,} trials of {widest:,} branches"
+            sweeps.memory_estimate(rows, widest),
+            f"{rows:,} trials of up to {widest:,} branches",
+            "use fewer --branches or --trials",
         )
 
     @property
@@ -144,10 +110,6 @@ class Config(run.RunConfig):
     @property
     def trials_count(self) -> int:
         return self.trials or (1000 if self.mode == "sweep" else 200)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def main(config: Config) -> None:
@@ -177,10 +139,11 @@ def draw(results: dict) -> dict:
         f"fig02_{kind}": figures.toy_dynamics(example, kind)
         for kind, example in results["dynamics"]["examples"].items()
     }
+    if results["responses"]["examples"]:  # none if no trial converged
+        drawn["fig04_responses"] = figures.toy_responses(results["responses"])
     return drawn | {
         "fig03_success": figures.toy_success(results["tasks"]),
         "fig03_covariance": figures.toy_covariances(results["covariances"]),
-        "fig04_responses": figures.toy_responses(results["responses"]),
         "fig04_active": figures.toy_active(
             results["tasks"], results["overlay"], results["config"]["learning_rate"]
         ),
@@ -188,8 +151,8 @@ def draw(results: dict) -> dict:
 
 
 def train_table(
-    config: Config, workdir: Path, table: toy.Settings
-) -> tuple[toy.Trials, toy.Trials]:
+    config: Config, workdir: Path, table: sweeps.Settings
+) -> tuple[sweeps.Trials, sweeps.Trials]:
     """Initial and trained parameters of every row; chunks already on disk are reused.
 
     Each chunk is a pure function of the flags, so a resumed run ends as one that was
@@ -197,7 +160,7 @@ def train_table(
     """
     folder = workdir / "checkpoints"
     folder.mkdir(exist_ok=True)
-    initial = toy.init_trials(jax.random.key(config.seed), table, init=config.init)
+    initial = sweeps.init_trials(jax.random.key(config.seed), table, init=config.init)
     total = table.trial.size
     parts = []
     with run.progress_bar(total, "trials") as advance:
@@ -208,25 +171,27 @@ def train_table(
                 trained = _load_trials(path)
                 advance(trained.error.size)
             else:
-                trained = toy.train(chunk, steps=config.steps, progress=advance)
+                trained = sweeps.train(chunk, steps=config.steps, progress=advance)
                 _save_trials(path, trained)
                 done = {"trials": start + trained.error.size, "of": total}
                 done["converged"] = int(trained.converged.sum())
                 run.append_metrics(workdir, done)
             parts.append(trained)
-    return initial, toy.stack(parts)
+    return initial, sweeps.stack(parts)
 
 
-def _save_trials(path: Path, trials: toy.Trials) -> None:
+def _save_trials(path: Path, trials: sweeps.Trials) -> None:
     partial = path.with_suffix(".partial.npz")
     np.savez(partial, **trials._asdict())
     partial.replace(path)
 
 
-def _load_trials(path: Path) -> toy.Trials:
+def _load_trials(path: Path) -> sweeps.Trials:
     try:
         with np.load(path) as saved:
-            return toy.Trials(**{name: saved[name] for name in toy.Trials._fields})
+            return sweeps.Trials(
+                **{name: saved[name] for name in sweeps.Trials._fields}
+            )
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         raise run.UserError(f"{path} is damaged; delete it and resume again") from None
 
@@ -237,7 +202,7 @@ def sweep(config: Config, workdir: Path) -> dict:
     pool = max(CONTROL_POOL, 2 * max(branches))
 
     def rows(task, num_branches, trials, learning_rate=config.learning_rate):
-        return toy.settings(
+        return sweeps.settings(
             task=task,
             num_branches=num_branches,
             negative_slope=config.negative_slope,
@@ -256,7 +221,7 @@ def sweep(config: Config, workdir: Path) -> dict:
         parts["overlay"] = rows(
             tasks, branches, config.overlay_trials, config.overlay_learning_rate
         )
-    table = toy.concatenate(*parts.values())
+    table = sweeps.concatenate(*parts.values())
     part_of = np.repeat(list(parts), [part.trial.size for part in parts.values()])
     initial, trained = train_table(config, workdir, table)
 
@@ -264,23 +229,25 @@ def sweep(config: Config, workdir: Path) -> dict:
         return trials.select((part_of == name) & (table.task == task))
 
     members = _members(config.seed, pool, max(branches))
+    shape = (len(branches),)
     results, overlay = {}, {}
     for task in tasks:
         alone = part("alone", task)
-        control = [toy.sum_trained_alone(alone, members[:m]) for m in branches]
-        converged = part("sweep", task)
-        measured = toy.measure_trials(converged)
-        results[task] = outcome(branches, converged, measured) | {
-            "measures": {
-                "converged": measure_means(branches, converged, measured),
-                "initial": measure_means(branches, part("sweep", task, initial)),
-                "control": measure_means(branches, toy.stack(control)),
-            }
+        control = [sweeps.sum_trained_alone(alone, members[:m]) for m in branches]
+        stages = {
+            "converged": sweeps.measure_means(part("sweep", task), shape),
+            "initial": sweeps.measure_means(part("sweep", task, initial), shape),
+            "control": sweeps.measure_means(sweeps.stack(control), shape),
         }
-        results[task]["observations"] = observations(results[task])
+        results[task] = outcome(branches, part("sweep", task), stages["converged"])
+        results[task]["measures"] = stages
+        results[task]["observations"] = evaluate(
+            branches, **stages, success_interval=results[task]["success_interval"]
+        )
         if config.overlay_learning_rate:
             smaller = part("overlay", task)
-            overlay[task] = outcome(branches, smaller, toy.measure_trials(smaller))
+            means = sweeps.measure_means(smaller, shape)
+            overlay[task] = outcome(branches, smaller, means)
     return {
         "tasks": results,
         "overlay": {"learning_rate": config.overlay_learning_rate, "tasks": overlay},
@@ -293,11 +260,8 @@ def sweep(config: Config, workdir: Path) -> dict:
 def _members(seed: int, pool: int, num_branches: int) -> np.ndarray:
     """Which of `pool` networks make up each control sum, `[M, CONTROL_TRIALS]`."""
     key = jax.random.fold_in(jax.random.key(seed), pool)
-
-    def draw(key):
-        return jax.random.choice(key, pool, (num_branches,), replace=False)
-
-    return np.array(jax.vmap(draw)(jax.random.split(key, CONTROL_TRIALS))).T
+    order = np.argsort(jax.random.uniform(key, (CONTROL_TRIALS, pool)), axis=1)
+    return order[:, :num_branches].T
 
 
 def phase(config: Config, workdir: Path) -> dict:
@@ -305,110 +269,28 @@ def phase(config: Config, workdir: Path) -> dict:
     axes = {name: list(getattr(config, flag)) for name, flag in PHASE_AXES.items()}
     tasks, branches = config.tasks_list, config.branches_list
     trial = range(config.trials_count)
-    table = toy.settings(task=tasks, num_branches=branches, trial=trial, **axes)
+    table = sweeps.settings(task=tasks, num_branches=branches, trial=trial, **axes)
     _, trained = train_table(config, workdir, table)
     shape = (len(branches), *map(len, axes.values()))
     results = {}
     for task in tasks:
         of_task = trained.select(table.task == task)
-        measured = toy.measure_trials(of_task)
-        results[task] = outcome(branches, of_task, measured, shape) | {"axes": axes}
+        means = sweeps.measure_means(of_task, shape)
+        results[task] = {"axes": axes} | outcome(branches, of_task, means, shape)
     return {"tasks": results}
 
 
-def outcome(branches, trained: toy.Trials, measured, shape=None) -> dict:
-    """What the contract asks of each task: arrays over M (and the axes of `shape`).
-
-    Trials are the last axis of the table. Diverged trials count as failures, and are
-    left out of the means.
-    """
+def outcome(branches, trained: sweeps.Trials, means: dict, shape=None) -> dict:
+    """What results.json holds for each task: arrays over M, or over `shape`."""
     shape = shape or (len(branches),)
-    finite = ~trained.diverged.reshape(*shape, -1)
-
-    def mean(values):
-        return mean_interval(values.reshape(*shape, -1), finite)
-
-    success, success_interval = rate_interval(trained.converged.reshape(*shape, -1))
-    active, active_interval = mean(measured.num_active)
     return {
         "branches": branches,
-        "trials": finite.shape[-1],
-        "success_rate": success,
-        "success_interval": success_interval,
-        "mean_active": active,
-        "mean_active_interval": active_interval,
-        "mean_silent": mean(measured.num_silent)[0],
-        "specialization_index": mean(measured.index)[0],
-        "diverged": (~finite).sum(-1),
-    }
-
-
-def measure_means(branches, trials: toy.Trials, measured=None) -> dict:
-    """Mean and 95 % interval of each measure, lists over M."""
-    measured = measured or toy.measure_trials(trials)
-    shape = (len(branches), -1)
-    means = {}
-    for name in MEASURES:
-        defined = ~trials.diverged & DEFINED.get(name, lambda _: True)(measured)
-        values, where = getattr(measured, name).reshape(shape), defined.reshape(shape)
-        interval = rate_interval if name == "any_silent" else mean_interval
-        means[name], means[f"{name}_interval"] = interval(values, where)
-    return means
-
-
-def observations(task: dict) -> dict:
-    """Observations 1 to 6 at the largest M: value, initial value, control, verdict."""
-    branches, measures = task["branches"], task["measures"]
-    out = {}
-    for number in range(1, 6):
-        name, threshold, _, claim = OBSERVATIONS[number]
-        interval = measures["converged"][f"{name}_interval"][-1]
-        control_interval = measures["control"][f"{name}_interval"][-1]
-        defined = number != 2 or branches[-1] >= 8
-        out[number] = {
-            "claim": claim,
-            "measure": name,
-            "threshold": threshold,
-            "branches": branches[-1],
-            "value": measures["converged"][name][-1],
-            "interval": interval,
-            "initial": measures["initial"][name][-1],
-            "control": measures["control"][name][-1],
-            "control_interval": control_interval,
-            "holds": holds(number, interval, control_interval) if defined else None,
-        }
-    return out | {6: _active_growth(task)}
-
-
-def _active_growth(task: dict) -> dict:
-    """Observation 6: active branches at the largest M over those at a quarter of it.
-
-    The interval is that of a ratio of independent means (delta method on the log).
-    """
-    branches, name = task["branches"], "num_active"
-    quarter = next(i for i, m in enumerate(branches) if 4 * m >= branches[-1])
-    mean = task["measures"]["converged"][name]
-    low, high = np.array(task["measures"]["converged"][f"{name}_interval"]).T
-    relative = (high - low) / 2 / mean
-    ratio = mean[-1] / mean[quarter]
-    half = np.hypot(relative[-1], relative[quarter])
-    interval = (ratio * np.exp(-half), ratio * np.exp(half))
-    control = task["measures"]["control"][name]
-    initial = task["measures"]["initial"][name]
-    grows = holds(6, interval)
-    rises = task["success_interval"][-1][1] >= task["success_interval"][quarter][0]
-    distinct = quarter < len(branches) - 1
-    return {
-        "claim": OBSERVATIONS[6].claim,
-        "measure": OBSERVATIONS[6].measure,
-        "threshold": OBSERVATIONS[6].threshold,
-        "branches": [branches[quarter], branches[-1]],
-        "value": ratio,
-        "interval": interval,
-        "initial": initial[-1] / initial[quarter],
-        "control": control[-1] / control[quarter],
-        "control_interval": None,
-        "holds": grows and bool(rises) if distinct and grows is not None else None,
+        "trials": trained.error.size // math.prod(shape),
+        **sweeps.success_rates(trained, shape),
+        "mean_active": means["num_active"]["mean"],
+        "mean_active_interval": means["num_active"]["interval"],
+        "mean_silent": means["num_silent"]["mean"],
+        "specialization_index": means["index"]["mean"],
     }
 
 
@@ -450,9 +332,9 @@ def dynamics(config: Config, task: str) -> dict:
     return {"searched": SEARCH_TRIALS, "examples": examples}
 
 
-def covariances(task: str, trained: toy.Trials) -> dict:
+def covariances(task: str, trained: sweeps.Trials) -> dict:
     """Figure 3 right: F F^T of the first ten trials at M = 10."""
-    v = toy.trial_responses(trained)[:, :COVARIANCE_BRANCHES]
+    v = sweeps.trial_responses(trained)[:, :COVARIANCE_BRANCHES]
     return {
         "task": task,
         "branches": COVARIANCE_BRANCHES,
@@ -461,18 +343,17 @@ def covariances(task: str, trained: toy.Trials) -> dict:
     }
 
 
-def responses(task: str, trained: toy.Trials) -> dict:
-    """Figure 4 left and middle: the first converged trials with 3 active branches and
-    with another number of them, at M = 20."""
-    active = toy.measure_trials(trained).num_active
-    candidates = np.flatnonzero(trained.converged)
-    three, other = (
-        candidates[active[candidates] == 3],
-        candidates[active[candidates] != 3],
-    )
+def responses(task: str, trained: sweeps.Trials) -> dict:
+    """Figure 4 left and middle: two converged trials at M = 20.
+
+    The first with 3 active branches, as in the paper, and the first with another count.
+    """
+    active = sweeps.measure_trials(trained).num_active
+    three = np.flatnonzero(trained.converged & (active == 3))[:1]
+    other = np.flatnonzero(trained.converged & (active != 3))[:1]
     x, y = toy.TASKS[task]
     examples = []
-    for trial in [*three[:1], *other[:1]]:
+    for trial in [*three, *other]:
         one = trained.select([trial])
         examples.append(
             {
@@ -481,7 +362,7 @@ def responses(task: str, trained: toy.Trials) -> dict:
                 "w": one.w[:RESPONSE_BRANCHES, 0],
                 "b": one.b[:RESPONSE_BRANCHES, 0],
                 "negative_slope": one.negative_slope[0],
-                "responses": toy.trial_responses(one)[0, :RESPONSE_BRANCHES],
+                "responses": sweeps.trial_responses(one)[0, :RESPONSE_BRANCHES],
             }
         )
     return {"task": task, "x": x, "y": y, "examples": examples}
@@ -489,46 +370,53 @@ def responses(task: str, trained: toy.Trials) -> dict:
 
 def summary(results: dict) -> str:
     """The table that ends a run."""
-    lines = []
-    if results["config"]["mode"] == "phase":
-        for task, data in results["tasks"].items():
-            active = np.array(data["mean_active"], float)
-            growth = active[-1] / active[0]
-            lines.append(
-                f"{task}: success {np.min(data['success_rate']):.2f} to "
-                f"{np.max(data['success_rate']):.2f}; active branches at "
-                f"M = {data['branches'][-1]} over M = {data['branches'][0]}: "
-                f"{np.nanmin(growth):.2f} to {np.nanmax(growth):.2f}; "
-                f"{np.sum(data['diverged'])} trials diverged"
-            )
-        return "\n".join(lines)
-    for task, data in results["tasks"].items():
-        lines.append(f"{task}, {data['trials']} trials for each M")
+    table = _phase_lines if results["config"]["mode"] == "phase" else _sweep_lines
+    return "\n".join(
+        line for task, data in results["tasks"].items() for line in table(task, data)
+    )
+
+
+def _phase_lines(task: str, data: dict) -> list[str]:
+    """How many cells of the grid learn reliably, and in how many of them 6 holds."""
+    success = np.array(data["success_rate"], float)[-1]
+    active = np.array(data["mean_active"], float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        growth = active[-1] / active[0]
+    lines = [f"{task}, {data['trials']} trials a cell, M = {data['branches']}"]
+    for i, slope in enumerate(data["axes"]["negative_slope"]):
+        learns = success[i] >= 0.95
+        constant = learns & (growth[i] <= 1.5)
         lines.append(
-            "   M  success  (95 % interval)  active  silent  index S  diverged"
+            f"  slope {slope:<5g} {success[i].size} cells: success >= 0.95 in "
+            f"{learns.sum()}; of these active branches grow at most 1.5 times in "
+            f"{constant.sum()}"
         )
-        for i, m in enumerate(data["branches"]):
-            low, high = data["success_interval"][i]
-            lines.append(
-                f"{m:4}  {data['success_rate'][i]:7.3f}  ({low:.3f}, {high:.3f})"
-                f"   {_number(data['mean_active'][i]):>6}"
-                f"  {_number(data['mean_silent'][i]):>6}"
-                f"  {_number(data['specialization_index'][i], 3):>7}"
-                f"  {data['diverged'][i]:8}"
-            )
-        lines.append("")
+    return [*lines, f"  {np.sum(data['diverged'])} trials diverged"]
+
+
+def _sweep_lines(task: str, data: dict) -> list[str]:
+    lines = [
+        f"{task}, {data['trials']} trials for each M",
+        "   M  success  (95 % interval)  active  silent  index S  diverged",
+    ]
+    for i, m in enumerate(data["branches"]):
+        low, high = data["success_interval"][i]
         lines.append(
-            "observation                                    value  control  limit"
+            f"{m:4}  {data['success_rate'][i]:7.3f}  ({low:.3f}, {high:.3f})   "
+            f"{_number(data['mean_active'][i]):>6}  "
+            f"{_number(data['mean_silent'][i]):>6}  "
+            f"{_number(data['specialization_index'][i], 3):>7}  "
+            f"{data['diverged'][i]:8}"
         )
-        for number, item in data["observations"].items():
-            verdict = {True: "holds", False: "does not hold", None: "undefined"}
-            lines.append(
-                f"{number} {item['claim']:43}{_number(item['value'], 3):>7}"
-                f"  {_number(item['control'], 3):>7}  {item['threshold']:5}"
-                f"  {verdict[item['holds']]}"
-            )
-        lines.append("")
-    return "\n".join(lines)
+    lines += ["", "observation                                  value  control  limit"]
+    verdict = {True: "holds", False: "does not hold", None: "undefined"}
+    for number, item in data["observations"].items():
+        lines.append(
+            f"{number} {item['claim']:41}{_number(item['value'], 3):>7}"
+            f"  {_number(item['control'], 3):>7}  {item['threshold']:5}"
+            f"  {verdict[item['holds']]}"
+        )
+    return [*lines, ""]
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -1,0 +1,95 @@
+"""The arrows of the layout, read from the imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CORE = {
+    "branching",
+    "losses",
+    "specialization",
+    "statistics",
+    "observations",
+    "toy",
+    "sweeps",
+}
+EXTERNAL_OF_CORE = {"jax", "numpy", "jaxtyping"}
+# What each other module may import besides the standard library and the core.
+MAY_IMPORT = {
+    "adapters": {"flax"},
+    "figures": {"matplotlib", "numpy"},
+    "run": {"jax", "numpy", "tyro", "tqdm"},
+}
+# Inside the core, a module imports from rows above its own only.
+ORDER = [
+    {"branching", "losses", "statistics", "specialization", "observations"},
+    {"toy"},
+    {"sweeps"},
+]
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "bspec_jax":
+                yield from (f"bspec_jax.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def modules():
+    return {p.stem: set(imports(p)) for p in (ROOT / "bspec_jax").glob("*.py")}
+
+
+def external(names):
+    import sys
+
+    tops = {name.split(".")[0] for name in names}
+    return tops - set(sys.stdlib_module_names) - {"bspec_jax"}
+
+
+def internal(names):
+    return {name.split(".")[1] for name in names if name.startswith("bspec_jax.")}
+
+
+@pytest.mark.parametrize("module", sorted(set(modules()) - {"__init__"}))
+def test_each_module_imports_only_what_its_place_allows(module):
+    names = modules()[module]
+    if module in CORE:
+        assert external(names) <= EXTERNAL_OF_CORE
+        row = next(i for i, row in enumerate(ORDER) if module in row)
+        assert internal(names) <= set().union(*ORDER[:row])
+    else:
+        assert external(names) <= MAY_IMPORT[module]
+        assert internal(names) <= CORE
+
+
+def test_importing_the_package_needs_no_flax_and_no_matplotlib():
+    names = modules()["__init__"]
+    assert not external(names)
+    assert internal(names) <= CORE
+
+
+def test_the_library_never_imports_experiments():
+    for names in modules().values():
+        assert not any(name.startswith("experiments") for name in names)
+
+
+def test_only_bspec_jax_is_installed():
+    import configparser
+
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    patterns = setup["options.packages.find"]["include"].split()
+    assert patterns == ["bspec_jax", "bspec_jax.*"]
+    assert "cuda" not in setup["options"]["install_requires"]
+
+
+def test_every_module_of_the_library_has_its_tests():
+    for module in set(modules()) - {"__init__"}:
+        assert (ROOT / "tests" / f"test_{module}.py").exists(), module
