@@ -296,6 +296,8 @@ def save_figures(workdir: Path, figures: Mapping[str, Any]) -> None:
 
 def check_memory(needed: int, what: str, advice: str) -> None:
     """Raises FlagError if `needed` bytes are more than the machine's memory."""
+    if not hasattr(os, "sysconf"):  # Windows does not say
+        return
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > total:
         raise FlagError(

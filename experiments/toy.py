@@ -31,6 +31,7 @@ RECORD_STEPS, RECORD_EVERY = 4000, 10
 COVARIANCE_BRANCHES, COVARIANCE_TRIALS = 10, 10  # Figure 3 right
 RESPONSE_BRANCHES, RESPONSE_TRIALS = 20, 200  # Figure 4 left and middle
 
+PHASE_LEARNING_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
 PHASE_AXES = {
     "negative_slope": "phase_negative_slopes",
     "init_scale": "phase_init_scales",
@@ -66,9 +67,7 @@ class Config(run.RunConfig):
     """Distribution of the initial w and b: N(0, s^2) or U(-s, s)."""
     init_scale: float = 1.0
     """The s of --init in a sweep."""
-    phase_learning_rates: tuple[float, ...] = (
-        *(0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1),
-    )
+    phase_learning_rates: tuple[float, ...] = PHASE_LEARNING_RATES
     """Learning rates of the phase grid."""
     phase_init_scales: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0)
     """Initial scales of the phase grid."""
@@ -88,13 +87,10 @@ class Config(run.RunConfig):
         run.check_flag(
             self, "overlay_learning_rate", lambda v: 0 <= v < math.inf, "finite, >= 0"
         )
-        rows = len(self.branches_list) * len(self.tasks_list) * self.trials_count
-        if self.mode == "phase":
-            rows *= math.prod(len(getattr(self, n)) for n in PHASE_AXES.values())
         widest = max(self.branches_list)
         run.check_memory(
-            sweeps.memory_estimate(rows, widest),
-            f"{rows:,} trials of up to {widest:,} branches",
+            sweeps.memory_estimate(self.num_trials, widest),
+            f"{self.num_trials:,} trials of up to {widest:,} branches",
             "use fewer --branches or --trials",
         )
 
@@ -110,6 +106,23 @@ class Config(run.RunConfig):
     @property
     def trials_count(self) -> int:
         return self.trials or (1000 if self.mode == "sweep" else 200)
+
+    @property
+    def pool_size(self) -> int:
+        """Networks of one branch to draw the control's sums from."""
+        return max(CONTROL_POOL, 2 * max(self.branches_list))
+
+    @property
+    def num_trials(self) -> int:
+        """All trials of the run, those of the overlay and the control included."""
+        each = len(self.tasks_list) * len(self.branches_list)
+        if self.mode == "phase":
+            cells = math.prod(len(getattr(self, n)) for n in PHASE_AXES.values())
+            return each * cells * self.trials_count
+        overlay = self.overlay_trials if self.overlay_learning_rate else 0
+        control = len(self.tasks_list) * self.pool_size
+        examples = COVARIANCE_TRIALS + RESPONSE_TRIALS
+        return each * (self.trials_count + overlay) + control + examples
 
 
 def main(config: Config) -> None:
@@ -199,7 +212,6 @@ def _load_trials(path: Path) -> sweeps.Trials:
 def sweep(config: Config, workdir: Path) -> dict:
     """Everything that Figures 2 to 4 show, and observations 1 to 6 with controls."""
     tasks, branches = config.tasks_list, config.branches_list
-    pool = max(CONTROL_POOL, 2 * max(branches))
 
     def rows(task, num_branches, trials, learning_rate=config.learning_rate):
         return sweeps.settings(
@@ -213,7 +225,7 @@ def sweep(config: Config, workdir: Path) -> dict:
 
     parts = {
         "sweep": rows(tasks, branches, config.trials_count),
-        "alone": rows(tasks, 1, pool),
+        "alone": rows(tasks, 1, config.pool_size),
         "covariances": rows(tasks[0], COVARIANCE_BRANCHES, COVARIANCE_TRIALS),
         "responses": rows(tasks[-1], RESPONSE_BRANCHES, RESPONSE_TRIALS),
     }
@@ -228,7 +240,7 @@ def sweep(config: Config, workdir: Path) -> dict:
     def part(name, task, trials=trained):
         return trials.select((part_of == name) & (table.task == task))
 
-    members = _members(config.seed, pool, max(branches))
+    members = _members(config.seed, config.pool_size, max(branches))
     shape = (len(branches),)
     results, overlay = {}, {}
     for task in tasks:

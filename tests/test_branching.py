@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -213,6 +216,28 @@ def test_sequence_mode_needs_a_fraction_of_the_memory():
         analysis = gradient.lower(params).compile().memory_analysis()
         memory[sequential] = analysis.temp_size_in_bytes
     assert memory[False] >= m / 2 * memory[True]
+
+
+def test_sharding_the_parameters_shards_the_branches():
+    """On two devices, which a process must ask for before it starts."""
+    program = """
+import jax, jax.numpy as jnp, numpy as np
+jax.config.update("jax_num_cpu_devices", 2)
+from jax.sharding import NamedSharding, PartitionSpec
+from bspec_jax import from_functions, sum_of_branches
+branch = from_functions(lambda key: jax.random.normal(key, (3,)), lambda w, x: x @ w)
+net = sum_of_branches(branch, 4)
+params, state = net.init(jax.random.key(0))
+x = jnp.arange(15.0).reshape(5, 3)
+expected = net.apply(params, state, x)[0]
+mesh = jax.make_mesh((2,), ("branch",))
+sharded = jax.device_put(params, NamedSharding(mesh, PartitionSpec("branch")))
+v, _ = jax.jit(net.responses)(sharded, state, x)
+f, _ = jax.jit(net.apply)(sharded, state, x)
+assert {s.data.shape for s in v.addressable_shards} == {(2, 5)}, v.sharding
+np.testing.assert_allclose(f, expected, rtol=1e-5)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_responses_of_any_structure(data):
