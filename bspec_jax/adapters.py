@@ -4,7 +4,9 @@ Flax is imported only here and in `bspec_jax.models`; nothing in the core needs 
 """
 
 from collections.abc import Callable
+from functools import cache
 
+import jax
 from flax import linen as nn
 from flax import nnx
 
@@ -16,13 +18,13 @@ def from_linen(module: nn.Module) -> Branch:
 
     `params` is the collection of that name; `state` holds every other collection that
     `module.init` creates (such as `batch_stats`) and is updated by each call. Keyword
-    arguments go to `module.init` and `module.apply` alike.
+    arguments go to `module.init` and `module.apply` alike, but `rngs` to `apply` only.
 
-    `rngs` given as a keyword is shared by all branches. For independent dropout, pass
-    one key per branch as a positional argument with `in_axes=0`, in a pair of your own.
+    `rngs` is shared by all branches. For independent dropout, pass one key per branch
+    as a positional argument with `in_axes=0`, in a pair of your own.
     """
 
-    def init(key, *args, **kwargs):
+    def init(key, *args, rngs=None, **kwargs):
         variables = dict(module.init(key, *args, **kwargs))
         params = variables.pop("params", {})
         return params, variables
@@ -53,14 +55,20 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], **attributes) -> Branch:
         graph, params, state = nnx.split(module, nnx.Param, ...)
         return graph, params, state
 
+    @cache
+    def template():
+        # For real, not by eval_shape, which would take plain array attributes (such
+        # as a positional table) for variables.
+        with jax.ensure_compile_time_eval():
+            return split(make(nnx.Rngs(0)))
+
     def init(key, *args, **kwargs):
         _, params, state = split(make(nnx.Rngs(key)))
         return nnx.to_pure_dict(params), nnx.to_pure_dict(state)
 
     def apply(params, state, *args, **kwargs):
-        graph, params_tree, state_tree = split(
-            nnx.eval_shape(lambda: make(nnx.Rngs(0)))
-        )
+        graph, *trees = template()
+        params_tree, state_tree = jax.tree.map(lambda leaf: leaf, trees)  # copies
         nnx.replace_by_pure_dict(params_tree, params)
         nnx.replace_by_pure_dict(state_tree, state)
         module = nnx.merge(graph, params_tree, state_tree)

@@ -16,8 +16,9 @@ axis M on every leaf, and `f(x) = R + sum_k v_k(x)`.
     f, state = net.apply(params, state, x)        # [N, ...]
 """
 
+import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ def from_functions(init: Callable[..., Tree], apply: Callable[..., Tree]) -> Bra
 
 def sum_of_branches(
     branch: Branch,
-    num_branches: int,
+    num_branches: SupportsIndex,
     *,
     in_axes: int | Sequence[int | None] | None = None,
     sequential: bool = False,
@@ -87,7 +88,7 @@ def sum_of_branches(
       sequential: run the branches one after another, each rematerialised in the
         backward pass, instead of all at once. Values and gradients agree to rounding.
         The gradient's temporary memory is that of one branch instead of M, and the
-        forward pass is computed twice.
+        forward pass is computed twice. Call it under jit: eagerly it compiles anew.
 
     Returns:
       A `BranchedNetwork`. It works under jit, grad, vmap (an ensemble of networks) and
@@ -100,18 +101,15 @@ def sum_of_branches(
 
     Source: eq. 1 and 15. Cost: M branches, as one batched computation.
     """
-    if isinstance(num_branches, bool) or not isinstance(num_branches, int):
-        raise ValueError(f"num_branches must be an integer, got {num_branches!r}")
-    if num_branches < 1:
-        raise ValueError(f"num_branches must be at least 1, got {num_branches}")
-    scalar_axes = in_axes is None or isinstance(in_axes, int)
-    for axis in (in_axes,) if scalar_axes else in_axes:
+    num_branches = _check_num_branches(num_branches)
+    one_axis = not isinstance(in_axes, Sequence)
+    for axis in (in_axes,) if one_axis else in_axes:
         if axis is not None and (axis != 0 or isinstance(axis, bool)):
             raise ValueError(f"in_axes must be 0 or None for each input, got {axis!r}")
 
     def separate(args):
         """Splits `args` into the per-branch ones and a function that merges a slice."""
-        axes = (in_axes,) * len(args) if scalar_axes else tuple(in_axes)
+        axes = (in_axes,) * len(args) if one_axis else tuple(in_axes)
         if len(args) > len(axes):
             raise ValueError(f"in_axes covers {len(axes)} inputs, got {len(args)}")
         mapped = {i: arg for i, arg in enumerate(args) if axes[i] == 0}
@@ -141,15 +139,19 @@ def sum_of_branches(
     def responses(params, state, *args, **kwargs):
         one, slices = prepare(params, state, args, kwargs)
         if sequential:
-            return jax.lax.map(lambda part: one(*part), slices)
-        return jax.vmap(one)(*slices)
+
+            def step(_, part):
+                return None, one(*part)
+
+            return jax.lax.scan(step, None, slices, length=num_branches)[1]
+        return jax.vmap(one, axis_size=num_branches)(*slices)
 
     def apply(params, state, *args, residual=None, **kwargs):
         one, slices = prepare(params, state, args, kwargs)
         if sequential:
-            total, new_state = _running_sum(one, slices)
+            total, new_state = _running_sum(one, slices, num_branches)
         else:
-            stacked, new_state = jax.vmap(one)(*slices)
+            stacked, new_state = jax.vmap(one, axis_size=num_branches)(*slices)
             total = jax.tree.map(lambda v: v.sum(0, dtype=v.dtype), stacked)
         if residual is not None:
             _check_residual(residual, total)
@@ -159,18 +161,38 @@ def sum_of_branches(
     return BranchedNetwork(num_branches, init, responses, apply)
 
 
-def _running_sum(one, slices):
+def _running_sum(one, slices, num_branches):
     """Sum over branches by a scan, with nothing of a branch kept but its sum."""
     first = jax.tree.map(lambda leaf: leaf[0], slices)
     response, _ = jax.eval_shape(lambda part: one(*part), first)
-    zero = jax.tree.map(lambda r: jnp.zeros(r.shape, r.dtype), response)
+
+    def zero(r):
+        # As XLA's reductions do, add up short floats in float32.
+        short = jnp.issubdtype(r.dtype, jnp.floating) and r.dtype.itemsize < 4
+        return jnp.zeros(r.shape, jnp.float32 if short else r.dtype)
 
     def step(total, part):
         # `one` is checkpointed, the step is not: it would save the running sum, too.
         response, state = one(*part)
         return jax.tree.map(jnp.add, total, response), state
 
-    return jax.lax.scan(step, zero, slices)
+    start = jax.tree.map(zero, response)
+    total, state = jax.lax.scan(step, start, slices, length=num_branches)
+    return jax.tree.map(lambda t, r: t.astype(r.dtype), total, response), state
+
+
+def _check_num_branches(num_branches) -> int:
+    try:
+        if isinstance(num_branches, bool):
+            raise TypeError
+        num_branches = operator.index(num_branches)
+    except TypeError:
+        raise ValueError(
+            f"num_branches must be an integer, got {num_branches!r}"
+        ) from None
+    if num_branches < 1:
+        raise ValueError(f"num_branches must be at least 1, got {num_branches}")
+    return num_branches
 
 
 def _check_stacked(tree, num_branches, what):

@@ -70,24 +70,27 @@ def evaluate(
       control: the same of networks trained separately and summed.
       success_interval: 95 % interval of the success rate or accuracy for each M.
 
-    `holds` is None where a verdict is undefined: observation 2 below M = 8, and
-    observation 6 where `branches` does not reach over a factor of 4 or so.
+    `holds` is None where a verdict is undefined: where the measure or its control is
+    NaN, observation 2 below M = 8, and observation 6 where `branches` has nothing near
+    a quarter of its largest (see `index_of_quarter`).
     """
     out = {}
     for number in range(1, 6):
         name, threshold, _, claim = OBSERVATIONS[number]
         interval = tuple(converged[name]["interval"][-1])
         control_interval = tuple(control[name]["interval"][-1])
-        defined = number != 2 or branches[-1] >= 8
+        value, control_value = converged[name]["mean"][-1], control[name]["mean"][-1]
+        defined = not (math.isnan(value) or math.isnan(control_value))
+        defined = defined and (number != 2 or branches[-1] >= 8)
         out[number] = {
             "claim": claim,
             "measure": name,
             "threshold": threshold,
             "branches": branches[-1],
-            "value": converged[name]["mean"][-1],
+            "value": value,
             "interval": interval,
             "initial": initial[name]["mean"][-1],
-            "control": control[name]["mean"][-1],
+            "control": control_value,
             "control_interval": control_interval,
             "holds": holds(number, interval, control_interval) if defined else None,
         }
@@ -95,13 +98,23 @@ def evaluate(
     return out | {6: _active_growth(branches, *stages, success_interval)}
 
 
+def index_of_quarter(branches: Sequence[int]) -> int | None:
+    """Index of the M nearest to a quarter of the last; None if that is not 3 to 6."""
+    ratios = branches[-1] / np.asarray(branches)
+    nearest = int(np.abs(np.log(ratios / 4)).argmin())
+    return nearest if 3 <= ratios[nearest] <= 6 else None
+
+
 def _active_growth(branches, converged, initial, control, success_interval) -> dict:
     """Observation 6: active branches at the largest M over those at a quarter of it.
 
-    The control's count is M, so its ratio needs no interval. That of the measure is
-    the interval of a ratio of independent means (delta method on the logarithm).
+    Nearly all networks of the control are active, so that its ratio is that of the M:
+    the verdict takes the threshold alone. The interval is that of a ratio of
+    independent means (delta method on the logarithm).
     """
-    quarter = next(i for i, m in enumerate(branches) if 4 * m >= branches[-1])
+    quarter = index_of_quarter(branches)
+    defined = quarter is not None
+    quarter = quarter or 0
     mean = np.asarray(converged["mean"], float)
     low, high = np.asarray(converged["interval"], float).T
 
@@ -112,9 +125,7 @@ def _active_growth(branches, converged, initial, control, success_interval) -> d
         relative = (high - low) / 2 / mean
         half = np.hypot(relative[-1], relative[quarter])
         interval = tuple(growth(mean) * np.exp([-half, half]))
-    verdict = holds(6, interval)
-    if verdict is not None and quarter == len(branches) - 1:
-        verdict = None
+    verdict = holds(6, interval) if defined else None
     if verdict:
         verdict = bool(success_interval[-1][1] >= success_interval[quarter][0])
     _, threshold, _, claim = OBSERVATIONS[6]

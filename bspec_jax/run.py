@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -105,19 +106,31 @@ def command_line(
 ) -> None:
     """Runs `main` on the config that the flags make; ends the process if it fails.
 
-    A UserError becomes one line on stderr and its exit status, Ctrl-C status 130.
+    A UserError becomes one line on stderr and its exit status, as does a file that
+    cannot be written (1), and Ctrl-C (130).
     """
     program = f"python -m experiments.{name}"
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        config = tyro.cli(config_class, prog=program, description=description)
+        config = tyro.cli(
+            config_class,
+            prog=program,
+            description=description,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
         config.check()
         main(config)
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(error.status)
+    except OSError as error:
+        print(f"{program}: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
-        print(f"\n{program}: stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.stdout.flush()
+        print(f"\n{program}: stopped", file=sys.stderr, flush=True)
+        # Not sys.exit: tearing down while XLA's threads still compute may crash.
+        os._exit(130)
 
 
 def start(config: RunConfig, name: str) -> Path:
@@ -148,10 +161,15 @@ def start(config: RunConfig, name: str) -> Path:
     return workdir
 
 
-def _check_resumable(workdir: Path, config: RunConfig, name: str) -> None:
-    saved = read_json(workdir / "config.json", "run to resume")
+def _check_experiment(workdir: Path, name: str) -> dict:
+    saved = read_json(workdir / "config.json", "run")
     if saved.get("experiment") != name:
         raise UserError(f"{workdir} is a run of {saved.get('experiment')}, not {name}")
+    return saved
+
+
+def _check_resumable(workdir: Path, config: RunConfig, name: str) -> None:
+    saved = _check_experiment(workdir, name)
     wanted = config.settings()
     differing = [key for key in wanted if wanted[key] != saved.get(key)]
     if differing:
@@ -266,6 +284,24 @@ def save_results(
     )
     write_json(workdir / "results.json", data)
     return data
+
+
+def redraw(workdir: Path, name: str, draw: Callable[[dict], Mapping[str, Any]]) -> None:
+    """Draws the figures of a finished run of the experiment `name` again.
+
+    Raises:
+      UserError: if there is no such run, or its results are damaged.
+    """
+    results = load_results(workdir)
+    _check_experiment(workdir, name)
+    try:
+        figures = draw(results)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        raise UserError(
+            f"{workdir / 'results.json'} is damaged or incomplete; run it again"
+        ) from None
+    save_figures(workdir, figures)
+    print(f"figures drawn again in {workdir / 'figures'}")
 
 
 def load_results(workdir: Path) -> dict:

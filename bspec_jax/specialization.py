@@ -23,7 +23,7 @@ def response_matrix(responses: Float[Array, "M N *C"]) -> Float[Array, "M NC"]:
 
     Source: section 4.1.
     """
-    return responses.reshape(responses.shape[0], -1)
+    return _wide(responses).reshape(responses.shape[0], -1)
 
 
 def response_norms(responses: Float[Array, "M N *C"]) -> Float[Array, " M"]:
@@ -66,14 +66,14 @@ def covariance(
     matrix = response_matrix(responses)
     if centred:
         matrix = matrix - matrix.mean(axis=1, keepdims=True)
-    return matrix @ matrix.T
+    return jnp.matmul(matrix, matrix.T, precision="highest")
 
 
 def correlation(covariance: Float[Array, "M M"]) -> Float[Array, "M M"]:
     """c_kl / sqrt(c_kk c_ll), in [-1, 1]; 0 where a branch has no response at all."""
-    scale = jnp.sqrt(jnp.diagonal(covariance))
-    # Divided one factor at a time: the product of two variances may underflow.
-    inverse = _safe_divide(jnp.ones_like(scale), scale)
+    variance = jnp.diagonal(covariance)
+    inverse = jnp.where(variance > 0, 1 / jnp.sqrt(_positive(variance)), 0)
+    # Multiplied one factor at a time: the product of two variances may underflow.
     return jnp.clip(covariance * inverse[:, None] * inverse[None, :], -1, 1)
 
 
@@ -116,7 +116,7 @@ def specialization_index(
 
 def example_energy(responses: Float[Array, "M N *C"]) -> Float[Array, "M N"]:
     """||v_k(x_j)||^2, the energy of branch k at example j."""
-    return (responses**2).reshape(*responses.shape[:2], -1).sum(-1)
+    return (_wide(responses) ** 2).reshape(*responses.shape[:2], -1).sum(-1)
 
 
 def region_energy(
@@ -199,7 +199,11 @@ def measure(
     No field is ever NaN for finite responses. Source: section 4.
     """
     m = responses.shape[0] if num_branches is None else num_branches
+    # Every measure is invariant to scale; at this one no square over- or underflows.
+    responses = _wide(responses)
+    responses = responses / _positive(jnp.abs(responses).max())
     energy = example_energy(responses) if energy is None else energy
+    energy = energy / _positive(energy.max())
     active = active_branches(responses, rule=rule, threshold=threshold)
     in_region = active_in_regions(energy, threshold)
     share_active = in_region.mean(1)
@@ -228,7 +232,12 @@ def measure(
 
 def _at_least_share_of_largest(size, threshold):
     largest = size.max()
-    return (size >= threshold * largest) & (largest > 0)
+    return (size >= threshold * largest) & (size > 0)
+
+
+def _wide(x):
+    """At least float32: squares of shorter floats overflow."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _positive(x):

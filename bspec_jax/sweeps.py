@@ -304,7 +304,7 @@ def measure_trials(trials: Trials, **options) -> Specialization:
     """
     responses, m = trial_responses(trials), trials.num_branches
     size = max(1, MEASURE_ELEMENTS // responses.shape[1] ** 2)
-    padding = -m.size % size  # one shape, one compilation
+    padding = -m.size % size or size * (m.size == 0)  # one shape, one compilation
     responses = np.pad(responses, ((0, padding), (0, 0), (0, 0)))
     m = np.pad(m, (0, padding), constant_values=1)
     chunks = [

@@ -91,6 +91,34 @@ def test_linen_without_state_has_an_empty_state(x):
     assert_allclose(f, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_linen_dropout_takes_its_rngs_by_keyword(x):
+    net = sum_of_branches(from_linen(nn.Dropout(0.5, deterministic=False)), M)
+    rngs = {"dropout": jax.random.key(5)}
+    params, state = net.init(jax.random.key(0), x, rngs=rngs)
+    f, _ = net.apply(params, state, x, rngs=rngs)
+    one = nn.Dropout(0.5, deterministic=False).apply({}, x, rngs=rngs)
+    assert_allclose(f, M * one, rtol=1e-6)
+
+
+def test_nnx_module_with_a_list_and_a_plain_array(x):
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.shift = jnp.arange(3.0)
+            self.layers = nnx.List([nnx.Linear(3, 3, rngs=rngs) for _ in range(2)])
+
+        def __call__(self, x):
+            for layer in self.layers:
+                x = jnp.tanh(layer(x + self.shift))
+            return x
+
+    net = sum_of_branches(from_nnx(Net), M)
+    params, state = net.init(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(0), M)
+    expected = sum(Net(nnx.Rngs(key))(x) for key in keys)
+    for apply in (net.apply, jax.jit(net.apply)):
+        assert_allclose(apply(params, state, x)[0], expected, rtol=1e-5, atol=1e-6)
+
+
 def evaluation_of_nnx(params, state, x):
     hidden = x @ params["first"]["kernel"] + params["first"]["bias"]
     scale = params["norm"]["scale"] / jnp.sqrt(state["norm"]["var"] + 1e-5)

@@ -18,7 +18,7 @@ CORE = {
 EXTERNAL_OF_CORE = {"jax", "numpy", "jaxtyping"}
 # What each other module may import besides the standard library and the core.
 MAY_IMPORT = {
-    "adapters": {"flax"},
+    "adapters": {"flax", "jax"},
     "figures": {"matplotlib", "numpy"},
     "run": {"jax", "numpy", "tyro", "tqdm"},
 }

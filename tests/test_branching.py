@@ -252,6 +252,53 @@ def test_responses_of_any_structure(data):
         assert_allclose(f["square"], expected, rtol=1e-4)
 
 
+def test_sequence_mode_adds_up_short_floats_as_vmap_does():
+    branch = from_functions(lambda key: jnp.ones((), jnp.bfloat16), lambda p, x: p * x)
+    for sequential in (False, True):
+        net = sum_of_branches(branch, 512, sequential=sequential)
+        params, _ = net.init(jax.random.key(0))
+        f, _ = net.apply(params, (), jnp.ones(2, jnp.bfloat16))
+        assert f.dtype == jnp.bfloat16
+        assert_array_equal(f.astype(jnp.float32), [512, 512])
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_branches_without_parameters(data, sequential):
+    branch = from_functions(lambda key: {}, lambda params, x: jnp.tanh(x))
+    net = sum_of_branches(branch, M, sequential=sequential)
+    params, state = net.init(jax.random.key(0))
+    assert_allclose(net.apply(params, state, data)[0], M * jnp.tanh(data), rtol=1e-6)
+    assert net.responses(params, state, data)[0].shape == (M, N, D)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_forward_mode_and_hessian(data, sequential, x64):
+    net = sum_of_branches(MLP, 2, sequential=sequential)
+    params, _ = net.init(jax.random.key(0))
+    params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
+    x = data[:2].astype(jnp.float64)
+
+    def loss(out, apply):
+        return (apply(params | {"out": out}) ** 2).sum()
+
+    def by_net(p):
+        return net.apply(p, (), x)[0]
+
+    def by_loop(p):
+        return sum(apply_mlp(take(p, k), x) for k in range(2))
+
+    got, expected = (
+        jax.hessian(lambda out, f=f: loss(out, f))(params["out"])
+        for f in (by_net, by_loop)
+    )
+    assert np.abs(expected).max() > 0.1
+    assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_integers_of_numpy_are_integers():
+    assert sum_of_branches(MLP, np.int64(3)).num_branches == 3
+
+
 @pytest.mark.parametrize("bad", [0, -3, True])
 def test_bad_number_of_branches(bad):
     with pytest.raises(ValueError, match="num_branches"):

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from bspec_jax import run
@@ -95,7 +97,12 @@ def test_the_same_seed_gives_the_same_file_and_another_does_not(sweep, tmp_path)
     toy.main(toy.Config(workdir=tmp_path / "same", **TINY))
     assert without_timing(tmp_path / "same") == without_timing(sweep)
     toy.main(toy.Config(workdir=tmp_path / "other", seed=1, **TINY))
-    assert without_timing(tmp_path / "other")["tasks"] != without_timing(sweep)["tasks"]
+    one, other = (without_timing(d) for d in (sweep, tmp_path / "other"))
+    for task in ("toy1", "toy2"):
+        for name in ("success_rate", "mean_active"):
+            assert one["tasks"][task][name] != other["tasks"][task][name]
+    assert one["covariances"] != other["covariances"]
+    assert one["dynamics"] != other["dynamics"]
 
 
 def test_figures_are_redrawn_from_the_results_alone(sweep, monkeypatch):
@@ -129,11 +136,36 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(sweep, tmp_path, monkeypat
 def test_a_damaged_checkpoint_is_named(tmp_path):
     config = toy.Config(workdir=tmp_path / "run", **TINY)
     run.start(config, "toy")
-    folder = tmp_path / "run" / "checkpoints"
-    folder.mkdir()
-    (folder / "trials_000000000.npz").write_bytes(b"PK not really")
-    with pytest.raises(run.UserError, match=r"trials_000000000.npz is damaged; delete"):
-        toy.main(toy.Config(workdir=tmp_path / "run", resume=True, **TINY))
+    path = tmp_path / "run" / "checkpoints" / "trials_000000000.npz"
+    path.parent.mkdir()
+    few = toy.sweeps.settings(task="toy1", num_branches=2, learning_rate=1, trial=0)
+    few = toy.sweeps.init_trials(jax.random.key(0), few)
+    for damage in (
+        lambda: path.write_bytes(b"PK not really"),
+        lambda: np.savez(path, w=few.w),
+        lambda: np.savez(path, **few._asdict()),  # of another table
+    ):
+        damage()
+        with pytest.raises(run.UserError, match=r"0000.npz is damaged; delete it"):
+            toy.main(toy.Config(workdir=tmp_path / "run", resume=True, **TINY))
+
+
+def test_damaged_results_are_not_drawn(tmp_path):
+    config = toy.Config(workdir=tmp_path / "run", **TINY)
+    run.start(config, "toy")
+    redraw = toy.Config(workdir=tmp_path / "run", figures_only=True)
+    for content in ({"schema": 1}, {"schema": 1, "config": {"mode": "sweep"}}):
+        run.write_json(tmp_path / "run" / "results.json", content)
+        with pytest.raises(run.UserError, match=r"results.json is damaged"):
+            toy.main(redraw)
+    run.write_json(tmp_path / "run" / "config.json", {"experiment": "classify"})
+    with pytest.raises(run.UserError, match="is a run of classify, not toy"):
+        toy.main(redraw)
+
+
+def test_the_number_of_trials_is_known_before_the_run(sweep):
+    last = (sweep / "metrics.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["of"] == toy.Config(**TINY).num_trials
 
 
 def test_diverging_trials_are_failures_and_counted(tmp_path, capsys):
@@ -189,6 +221,7 @@ def test_phase_covers_its_grid(tmp_path):
         (["--learning-rate", "nan"], 2, "--learning-rate must be positive"),
         (["--negative-slope", "nan"], 2, "--negative-slope must be finite"),
         (["--tasks", "toy3"], 2, "toy3"),
+        (["--tasks", "--branches", 2], 2, "--tasks needs at least one value"),
         (["--no-such-flag", 1], 2, "--no-such-flag"),
         (["--branches", 10**9], 2, "EiB of memory"),
         (["--workdir", "/dev/null/run"], 1, "cannot write to /dev/null/run"),
@@ -200,7 +233,7 @@ def test_what_is_wrong_is_said_without_a_traceback(flags, status, words):
     assert answer.returncode == status
     assert words in answer.stderr
     assert "Traceback" not in answer.stderr
-    if "--tasks" not in flags and "--no-such-flag" not in flags:
+    if "toy3" not in flags and "--no-such-flag" not in flags:  # tyro's own words
         assert answer.stderr.count("\n") == 1
 
 
@@ -210,6 +243,16 @@ def test_a_folder_that_holds_a_run_is_refused(sweep):
     assert answer.returncode == 1
     assert "already holds a run" in answer.stderr
     assert (sweep / "results.json").read_bytes() == before
+
+
+def test_ctrl_c_during_the_imports_ends_quietly():
+    process = subprocess.Popen(
+        command(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(0.4)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == -signal.SIGINT  # a shell says 130
 
 
 def test_ctrl_c_ends_quietly(tmp_path):

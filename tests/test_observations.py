@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bspec_jax.observations import evaluate, holds
+from bspec_jax.observations import evaluate, holds, index_of_quarter
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,29 @@ def test_growth_compares_the_largest_m_with_a_quarter_of_it(stages):
 def test_growth_does_not_hold_where_success_falls(stages):
     success = np.array([[0.4, 0.5], [0.9, 0.95], [0.7, 0.8]])
     assert evaluate(**stages, success_interval=success)[6]["holds"] is False
+
+
+@pytest.mark.parametrize(
+    ("branches", "index"),
+    [
+        (list(range(2, 31)), 6),
+        ([8, 32], 0),
+        ([29, 30], None),
+        ([20, 30], None),
+        ([2, 3, 10], 1),
+        ([7], None),
+        ([1, 100], None),
+    ],
+)
+def test_a_quarter_of_the_largest_m(branches, index):
+    assert index_of_quarter(branches) == index
+
+
+def test_no_verdict_on_what_is_undefined(stages):
+    stages["converged"]["any_silent"]["mean"][-1] = np.nan  # all runs diverged
+    stages["converged"]["any_silent"]["interval"][-1] = [0, 1]
+    success = np.array([[0.4, 0.5], [0.9, 0.95], [0.98, 1.0]])
+    assert evaluate(**stages, success_interval=success)[4]["holds"] is None
 
 
 def test_verdicts_that_one_m_cannot_give(stages):

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -71,7 +72,7 @@ def test_resume_takes_the_same_flags_only(tmp_path):
 
 def test_resume_of_nothing_and_of_a_damaged_run(tmp_path):
     config = Config(workdir=tmp_path, resume=True)
-    with pytest.raises(run.UserError, match="no run to resume"):
+    with pytest.raises(run.UserError, match="no run at"):
         run.start(config, "thing")
     (tmp_path / "config.json").write_text('{"size": ')
     with pytest.raises(run.UserError, match="damaged"):
@@ -158,6 +159,11 @@ def test_memory_is_refused_in_words():
     [
         (run.UserError("no data"), 1, "python -m experiments.thing: no data\n"),
         (run.FlagError("bad flag"), 2, "python -m experiments.thing: bad flag\n"),
+        (
+            OSError(28, "No space left on device", "x/y.json"),
+            1,
+            "python -m experiments.thing: x/y.json: No space left on device\n",
+        ),
         (KeyboardInterrupt(), 130, "\npython -m experiments.thing: stopped\n"),
     ],
 )
@@ -166,6 +172,7 @@ def test_command_line_ends_in_one_line(monkeypatch, capsys, error, status, line)
         raise error
 
     monkeypatch.setattr("sys.argv", ["thing"])
+    monkeypatch.setattr(run.os, "_exit", sys.exit)
     with pytest.raises(SystemExit) as e:
         run.command_line(Config, main, "thing", "A thing.")
     assert e.value.code == status

@@ -176,7 +176,7 @@ def test_a_single_branch_is_active_everywhere_and_has_no_pairs():
     assert not measured.any_silent
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     m=st.sampled_from([1, 3, 6]),
     n=st.sampled_from([1, 4]),
@@ -193,6 +193,29 @@ def test_padding_with_zero_branches_changes_nothing(m, n, extra, seed, scale):
     )
     for name, value in alone._asdict().items():
         assert_allclose(getattr(padded, name), value, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(np.float32, 3e19), (np.float32, 1e-25), (np.float16, 300)],
+)
+def test_measures_do_not_depend_on_the_scale_of_the_responses(dtype, scale):
+    v = np.array([[3, 0, 1, 2], [0, -2, 2, 1], [0, 0, 0, 0]], np.float32)
+    expected = sp.measure(jnp.asarray(v))
+    measured = sp.measure(jnp.asarray((scale * v).astype(dtype)))
+    for name, value in expected._asdict().items():
+        assert_allclose(getattr(measured, name), value, rtol=1e-5, err_msg=name)
+
+
+def test_gradients_are_finite_beside_a_silent_branch():
+    v = jax.random.normal(jax.random.key(0), (3, 5)).at[1].set(0)
+    for name in ("correlation", "index", "entropy"):
+        gradient = jax.grad(lambda v, n=name: getattr(sp.measure(v), n))(v)
+        assert np.isfinite(gradient).all(), name
+
+
+def test_a_zero_branch_is_silent_at_any_threshold():
+    assert_array_equal(sp.active_branches(TABLE, threshold=0.0), [True, True, False])
 
 
 def test_measure_is_jittable_and_mappable_without_nan():
