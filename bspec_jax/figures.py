@@ -121,6 +121,8 @@ def toy_covariances(data: Mapping) -> Figure:
         ax.grid(False)
         ax.spines[["top", "right"]].set_visible(True)
     figure.colorbar(image, ax=grid, label="$(F F^T)_{kl}$", shrink=0.8)
+    figure.supxlabel("branch $l$", fontsize=9)
+    figure.supylabel("branch $k$", fontsize=9)
     figure.suptitle(
         f"{TASK_TITLES[data['task']]}, $M = {data['branches']}$: few branches respond, "
         "with generally low covariance",
@@ -266,8 +268,11 @@ def _heat_map(ax, image, axes, cmap, norm):
     rates, scales = axes["learning_rate"], axes["init_scale"]
     ax.set_xticks(range(len(rates)), [f"{v:g}" for v in rates], rotation=90, fontsize=7)
     ax.set_yticks(range(len(scales)), [f"{v:g}" for v in scales], fontsize=7)
+    ax.set_facecolor("0.9")  # where every trial diverged
     for (i, j), value in np.ndenumerate(image):
-        if np.isfinite(value):
+        if not np.isfinite(value):
+            ax.text(j, i, "div.", ha="center", va="center", fontsize=5)
+        else:
             red, green, blue, _ = mpl.colormaps[cmap](norm(value))
             dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
             text = f"{value:.2f}" if value < 10 else f"{value:.0f}"
