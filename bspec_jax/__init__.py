@@ -1,6 +1,6 @@
 """Branch specialization in JAX: sums of branches and what becomes of each branch.
 
-The combinator and the measures are here by name; `bspec_jax.adapters` (Flax Linen and
+The combinator, the measures and the gradient factors are here by name; `bspec_jax.adapters` (Flax Linen and
 NNX modules as branches) and `bspec_jax.toy` are imported as modules.
 """
 
@@ -10,6 +10,12 @@ from bspec_jax.branching import (
     from_functions,
     sum_of_branches,
 )
+from bspec_jax.gradients import (
+    collaborative_factor,
+    distributive_factor,
+    frozen_responses,
+)
+from bspec_jax.leaves import select_leaves
 from bspec_jax.losses import squared_error
 from bspec_jax.specialization import (
     Specialization,
@@ -33,16 +39,20 @@ __all__ = [
     "Specialization",
     "active_branches",
     "active_in_regions",
+    "collaborative_factor",
     "correlation",
     "covariance",
+    "distributive_factor",
     "example_energy",
     "from_functions",
+    "frozen_responses",
     "mean_correlation",
     "measure",
     "region_energy",
     "region_entropy",
     "response_matrix",
     "response_norms",
+    "select_leaves",
     "specialization_index",
     "squared_error",
     "sum_of_branches",

@@ -8,6 +8,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CORE = {
     "branching",
+    "gradients",
+    "leaves",
     "losses",
     "specialization",
     "statistics",
@@ -24,8 +26,15 @@ MAY_IMPORT = {
 }
 # Inside the core, a module imports from rows above its own only.
 ORDER = [
-    {"branching", "losses", "statistics", "specialization", "observations"},
-    {"toy"},
+    {
+        "branching",
+        "leaves",
+        "losses",
+        "statistics",
+        "specialization",
+        "observations",
+    },
+    {"toy", "gradients"},
     {"sweeps"},
 ]
 

@@ -1,0 +1,57 @@
+"""Choosing leaves of a parameter tree by path, such as the first layer's kernel."""
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import jax
+
+Tree = Any
+
+
+def leaf_paths(tree: Tree) -> list[str]:
+    """The path of each leaf, in the tree's order: `"Conv_0/kernel"`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in leaves]
+
+
+def select_leaves(
+    tree: Tree, patterns: Sequence[str]
+) -> tuple[dict[str, jax.Array], Callable[[dict[str, jax.Array]], Tree]]:
+    """The leaves whose paths match, and the function that puts them back.
+
+    Whatever takes a tree of parameters takes the chosen leaves instead:
+
+        chosen, restore = select_leaves(params, ["Conv_0/*"])
+        jax.grad(lambda chosen: loss(restore(chosen)))(chosen)
+
+    Args:
+      tree: of parameters.
+      patterns: shell patterns (`*`, `?`) over paths; a path's beginning up to a `/`
+        stands for all that is below it.
+
+    Returns the leaves by path, and `restore`, which returns `tree` with the given
+    leaves in place of its own.
+
+    Raises:
+      ValueError: if a pattern matches no leaf; it lists the paths.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    paths = leaf_paths(tree)
+    chosen = {}
+    for pattern in patterns:
+        found = [p for p in paths if _matches(p, pattern)]
+        if not found:
+            listing = ", ".join(paths)
+            raise ValueError(f"no leaf matches {pattern!r}; the leaves are {listing}")
+        chosen |= {path: leaves[paths.index(path)] for path in found}
+
+    def restore(chosen):
+        pairs = zip(paths, leaves, strict=True)
+        return structure.unflatten([chosen.get(path, leaf) for path, leaf in pairs])
+
+    return chosen, restore
+
+
+def _matches(path: str, pattern: str) -> bool:
+    return fnmatchcase(path, pattern) or path.startswith(pattern.rstrip("/") + "/")
