@@ -1,8 +1,8 @@
 """Branch specialization in JAX: sums of branches and what becomes of each branch.
 
 The combinator, the measures and the gradient factors are here by name;
-`bspec_jax.adapters` (Flax Linen and NNX modules as branches), `bspec_jax.toy` and
-`bspec_jax.sweeps` are imported as modules.
+`bspec_jax.adapters` (Flax Linen and NNX modules as branches), `bspec_jax.hessian`,
+`bspec_jax.toy` and `bspec_jax.sweeps` are imported as modules.
 """
 
 from bspec_jax.branching import (

@@ -1,10 +1,12 @@
-"""Choosing leaves of a parameter tree by path, such as the first layer's kernel."""
+"""Parameter trees: leaves chosen by path, and one vector for each branch."""
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
 Tree = Any
 
@@ -55,3 +57,14 @@ def select_leaves(
 
 def _matches(path: str, pattern: str) -> bool:
     return fnmatchcase(path, pattern) or path.startswith(pattern.rstrip("/") + "/")
+
+
+def ravel_branches(
+    params: Tree,
+) -> tuple[Float[Array, "M P"], Callable[[Float[Array, "M P"]], Tree]]:
+    """One vector for each branch, `[M, P]`, and the function back to the stacked tree.
+
+    (`ravel_pytree` of the stacked tree is leaf-major: a branch would not be a row.)
+    """
+    _, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], params))
+    return jax.vmap(lambda branch: ravel_pytree(branch)[0])(params), jax.vmap(unravel)

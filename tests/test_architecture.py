@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 CORE = {
     "branching",
     "gradients",
+    "hessian",
     "leaves",
     "losses",
     "specialization",
@@ -35,7 +36,7 @@ ORDER = [
         "observations",
     },
     {"toy", "gradients"},
-    {"sweeps"},
+    {"sweeps", "hessian"},
 ]
 
 

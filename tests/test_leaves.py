@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import pytest
 from numpy.testing import assert_array_equal
 
-from bspec_jax.leaves import leaf_paths, select_leaves
+from bspec_jax.leaves import leaf_paths, ravel_branches, select_leaves
 
 TREE = {
     "Conv_0": {"bias": jnp.zeros(2), "kernel": jnp.ones((2, 3))},
@@ -40,3 +40,12 @@ def flat(tree):
 def test_a_pattern_that_matches_nothing_lists_the_leaves():
     with pytest.raises(ValueError, match=r"no leaf matches 'Dense'.*Conv_01/kernel"):
         select_leaves(TREE, ["Conv_0", "Dense"])
+
+
+def test_one_vector_for_each_branch():
+    params = {"b": jnp.array([1.0, 2.0]), "w": jnp.arange(6.0).reshape(2, 3) + 10}
+    flat, unravel = ravel_branches(params)
+    assert_array_equal(flat, [[1, 10, 11, 12], [2, 13, 14, 15]])
+    again = unravel(flat)
+    assert_array_equal(again["w"], params["w"])
+    assert_array_equal(again["b"], params["b"])
