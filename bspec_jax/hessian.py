@@ -78,11 +78,7 @@ def total_loss(
     Raises:
       ValueError: if the loss of an example is not a scalar.
     """
-
-    def one(example, target):
-        return loss(respond(params, example).sum(0), target)
-
-    losses = jax.vmap(one)(examples, targets)
+    losses = jax.vmap(loss)(_outputs(respond, params, examples), targets)
     if losses.ndim != 1:
         shape = losses.shape[1:]
         raise ValueError(
@@ -136,6 +132,7 @@ def hessian_blocks(
     """
     flat, _ = ravel_branches(params)
     _check_size(flat)
+    jax.eval_shape(lambda *a: total_loss(respond, loss, *a), params, examples, targets)
 
     @jax.jit
     def of_chunk(params, examples, targets):

@@ -128,10 +128,10 @@ def _active_growth(branches, converged, initial, control, success_interval) -> d
     verdict = holds(6, interval) if defined else None
     if verdict:
         verdict = bool(success_interval[-1][1] >= success_interval[quarter][0])
-    _, threshold, _, claim = OBSERVATIONS[6]
+    measure, threshold, _, claim = OBSERVATIONS[6]
     return {
         "claim": claim,
-        "measure": OBSERVATIONS[6].measure,
+        "measure": measure,
         "threshold": threshold,
         "branches": [branches[quarter], branches[-1]],
         "value": growth(mean),

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -65,8 +66,7 @@ class RunConfig:
         check_flag(self, "seed", lambda v: 0 <= v < 2**32, "in 0..2^32-1")
         for name in ("resume", "figures_only"):
             if getattr(self, name) and self.workdir is None:
-                flag = name.replace("_", "-")
-                raise FlagError(f"--{flag} needs --workdir, the folder of the run")
+                raise FlagError(f"{_flag(name)} needs --workdir, the folder of the run")
 
     def settings(self) -> dict:
         """What determines the results, as JSON: all flags but where and how to run."""
@@ -87,12 +87,15 @@ def check_flag(
     A flag that takes several values must have at least one.
     """
     value = getattr(config, name)
-    flag = "--" + name.replace("_", "-")
     if value == ():
-        raise FlagError(f"{flag} needs at least one value")
+        raise FlagError(f"{_flag(name)} needs at least one value")
     for item in value if isinstance(value, tuple) else (value,):
         if item is not None and not valid(item):
-            raise FlagError(f"{flag} must be {what}, got {item}")
+            raise FlagError(f"{_flag(name)} must be {what}, got {item}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -175,7 +178,7 @@ def _check_resumable(workdir: Path, config: RunConfig, name: str) -> None:
     if differing:
         key = differing[0]
         raise UserError(
-            f"the run in {workdir} has --{key.replace('_', '-')} {saved.get(key)}, not "
+            f"the run in {workdir} has {_flag(key)} {saved.get(key)}, not "
             f"{wanted[key]}; resume it with the flags in its config.json"
         )
     if (workdir / "results.json").exists():
@@ -261,6 +264,29 @@ def read_json(path: Path, what: str) -> dict:
     return data
 
 
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes named arrays as .npz, whole or not at all."""
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **arrays)
+    partial.replace(path)
+
+
+def load_arrays(path: Path, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Reads arrays of the names and shapes of `like` that `save_arrays` wrote.
+
+    Raises:
+      UserError: if the file is damaged, or holds other arrays.
+    """
+    try:
+        with np.load(path) as saved:
+            arrays = {name: saved[name] for name in like}
+        if any(arrays[name].shape != like[name].shape for name in like):
+            raise ValueError
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        raise UserError(f"{path} is damaged; delete it and resume again") from None
+    return arrays
+
+
 def append_metrics(workdir: Path, record: Mapping[str, Any]) -> None:
     """Adds one line to metrics.jsonl."""
     with (workdir / "metrics.jsonl").open("a") as file:
@@ -322,12 +348,9 @@ def load_results(workdir: Path) -> dict:
 def save_figures(workdir: Path, figures: Mapping[str, Any]) -> None:
     """Writes each matplotlib Figure to figures/NAME.png."""
     folder = workdir / "figures"
-    try:
-        folder.mkdir(exist_ok=True)
-        for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+    folder.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png")
 
 
 def check_memory(needed: int, what: str, advice: str) -> None:
@@ -349,9 +372,7 @@ def _bytes(count: int) -> str:
 
 
 @contextmanager
-def progress_bar(
-    total: int, what: str, done: int = 0
-) -> Iterator[Callable[[int], Any]]:
+def progress_bar(total: int, what: str) -> Iterator[Callable[[int], Any]]:
     """A bar with a rate on stderr; yields the function that advances it."""
-    with tqdm(total=total, initial=done, desc=what, unit_scale=True) as bar:
+    with tqdm(total=total, desc=what, unit_scale=True) as bar:
         yield bar.update

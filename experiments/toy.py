@@ -12,7 +12,6 @@ import dataclasses
 import math
 import shutil
 import time
-import zipfile
 from pathlib import Path
 from typing import Literal
 
@@ -181,34 +180,16 @@ def train_table(
             chunk = initial.select(slice(start, start + CHUNK))
             path = folder / f"trials_{start:09d}.npz"
             if path.exists():
-                trained = _load_trials(path, chunk)
+                trained = sweeps.Trials(**run.load_arrays(path, chunk._asdict()))
                 advance(trained.error.size)
             else:
                 trained = sweeps.train(chunk, steps=config.steps, progress=advance)
-                _save_trials(path, trained)
+                run.save_arrays(path, trained._asdict())
                 done = {"trials": start + trained.error.size, "of": total}
                 done["converged"] = int(trained.converged.sum())
                 run.append_metrics(workdir, done)
             parts.append(trained)
     return initial, sweeps.stack(parts)
-
-
-def _save_trials(path: Path, trials: sweeps.Trials) -> None:
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **trials._asdict())
-    partial.replace(path)
-
-
-def _load_trials(path: Path, chunk: sweeps.Trials) -> sweeps.Trials:
-    """Reads what `_save_trials` wrote of the trained `chunk`."""
-    try:
-        with np.load(path) as saved:
-            trials = sweeps.Trials(**{name: saved[name] for name in chunk._fields})
-        if any(a.shape != b.shape for a, b in zip(trials, chunk, strict=True)):
-            raise ValueError
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        raise run.UserError(f"{path} is damaged; delete it and resume again") from None
-    return trials
 
 
 def sweep(config: Config, workdir: Path) -> dict:

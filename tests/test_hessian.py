@@ -174,5 +174,6 @@ def test_a_hessian_that_does_not_fit(monkeypatch, x64):
 
 
 def test_a_loss_that_is_no_scalar(x64):
-    with pytest.raises(ValueError, match="must be a scalar"):
-        hessian.dense_hessian(*problem(lambda f, target: f, 2))
+    for function in (hessian.dense_hessian, hessian.hessian_blocks):
+        with pytest.raises(ValueError, match="must be a scalar"):
+            function(*problem(lambda f, target: f, 2))

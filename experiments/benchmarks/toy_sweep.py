@@ -50,7 +50,7 @@ class Config(run.RunConfig):
     loop_steps: int = 2000
     """Steps of those trials."""
     processes: bool = True
-    """Also time the experiment's two modes as whole processes."""
+    """Leave out the experiment's two modes, timed as whole processes."""
 
 
 def median_seconds(work: Callable[[], None], repeats: int) -> float:
@@ -188,6 +188,19 @@ def process(*flags: str) -> dict:
     return {"seconds": seconds, "peak_gib": usage.ru_maxrss / 2**20}
 
 
+def report(results: dict) -> None:
+    print("times as long as bspec_jax:")
+    for name, ratio in results["ratios"].items():
+        print(f"  {name:22} {ratio:10.1f}")
+    print(f"compilation {results['compilation_seconds']:.2f} s, apart")
+    print(f"{100 * results['compiled_share']:.0f} % of the workers' time is compiled")
+    for name, item in results.get("processes", {}).items():
+        print(
+            f"whole {name} process: {item['seconds']:.1f} s, "
+            f"peak {item['peak_gib']:.2f} GiB"
+        )
+
+
 def main(config: Config) -> None:
     started = time.perf_counter()
     workdir = run.start(config, "benchmark_toy_sweep")
@@ -246,16 +259,7 @@ def main(config: Config) -> None:
             "phase": process("--mode", "phase"),
         }
     run.save_results(workdir, config, results, started)
-    print("times as long as bspec_jax:")
-    for name, ratio in results["ratios"].items():
-        print(f"  {name:22} {ratio:10.1f}")
-    print(f"compilation {results['compilation_seconds']:.2f} s, apart")
-    print(f"{100 * results['compiled_share']:.0f} % of the workers' time is compiled")
-    for name, item in results.get("processes", {}).items():
-        print(
-            f"whole {name} process: {item['seconds']:.1f} s, "
-            f"peak {item['peak_gib']:.2f} GiB"
-        )
+    report(results)
     print(f"results in {workdir}")
 
 
