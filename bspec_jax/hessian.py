@@ -8,20 +8,25 @@ With J_k = dv_k/dtheta_k and B = d^2L/df^2, both per example and summed over exa
 Blocks of different branches are pure Gauss-Newton: they hold no second derivative of v.
 The residual parts of all diagonal blocks come together: with g = dL/df frozen, the
 function sum_j <g_j, sum_k v_k(x_j)> has a block diagonal Hessian, so that its product
-with one unit vector in every branch at once is that column of every block.
+with one unit vector in every branch at once is that column of every block. On its way
+that product also finds the same column of every J_k.
 
 The loss is a sum over examples of `loss(f_j, target_j)`. `respond` is as in
 `gradients`, and so is the choice of leaves. P below counts the chosen parameters.
+Everything is computed in the parameters' type: for float64 enable it
+(`jax.config.update("jax_enable_x64", True)`) and pass parameters of that type.
+`hessian_estimates` has what is left to do where P is too large for blocks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Key
 
-from bspec_jax.gradients import Respond, distributive_factor
+from bspec_jax.gradients import Respond
 from bspec_jax.leaves import ravel_branches
 
 Tree = Any
@@ -45,10 +50,10 @@ class BlockHessian(NamedTuple):
         return self.gauss_newton.at[k, :, k, :].add(self.residual)
 
 
-def dense_hessian(
+def total_loss(
     respond: Respond, loss: ExampleLoss, params: Tree, examples: Tree, targets: Tree
-) -> Float[Array, "M P M P"]:
-    """The exact Hessian by `jax.hessian`, for small models: the oracle of the rest.
+) -> Float[Array, ""]:
+    """Sum over examples of the loss of f = sum_k v_k.
 
     Args:
       respond: `(params, example) -> v`, `[M, *C]`; see `gradients.frozen_responses`.
@@ -56,29 +61,11 @@ def dense_hessian(
       params: leaves `[M, ...]`.
       examples, targets: leaves `[N, ...]`.
 
-    Cost: M P products with the Hessian, (M P)^2 numbers.
-
-    Raises:
-      ValueError: if it would not fit into `MAX_BYTES`, or the loss is not a scalar.
-    """
-    flat, unravel = ravel_branches(params)
-    _check_size(flat)
-
-    def objective(flat):
-        return total_loss(respond, loss, unravel(flat), examples, targets)
-
-    return jax.hessian(objective)(flat)
-
-
-def total_loss(
-    respond: Respond, loss: ExampleLoss, params: Tree, examples: Tree, targets: Tree
-) -> Float[Array, ""]:
-    """Sum over examples of the loss of f = sum_k v_k.
-
     Raises:
       ValueError: if the loss of an example is not a scalar.
     """
-    losses = jax.vmap(loss)(_outputs(respond, params, examples), targets)
+    v = jax.vmap(respond, (None, 0))(params, examples)
+    losses = jax.vmap(loss)(v.sum(1), targets)
     if losses.ndim != 1:
         shape = losses.shape[1:]
         raise ValueError(
@@ -87,23 +74,42 @@ def total_loss(
     return losses.sum()
 
 
-def hessian_product(
-    respond: Respond,
-    loss: ExampleLoss,
-    params: Tree,
-    examples: Tree,
-    targets: Tree,
-    tangent: Tree,
-) -> Tree:
-    """H times a tangent of the structure of `params`, without H.
+@partial(jax.jit, static_argnames=("respond", "loss"))
+def dense_hessian(
+    respond: Respond, loss: ExampleLoss, params: Tree, examples: Tree, targets: Tree
+) -> Float[Array, "M P M P"]:
+    """The exact Hessian by `jax.hessian`, for small models: the oracle of the rest.
 
-    Cost: about that of two gradients.
+    Arguments as in `total_loss`. Cost: M P products with the Hessian, (M P)^2 numbers.
+
+    Raises:
+      ValueError: if it would not fit into `MAX_BYTES`, or the loss is not a scalar.
+    """
+    flat, unravel = ravel_branches(params)
+    _check_size(*flat.shape, flat.dtype)
+
+    def objective(flat):
+        return total_loss(respond, loss, unravel(flat), examples, targets)
+
+    return jax.hessian(objective)(flat)
+
+
+def hessian_operator(
+    respond: Respond, loss: ExampleLoss, params: Tree, examples: Tree, targets: Tree
+) -> Callable[[Tree], Tree]:
+    """The function v -> H v, for v of the structure of `params`, without H.
+
+    Arguments as in `total_loss`. The gradient is linearised here, once, and what that
+    takes of every example stays in memory. Use it inside a jitted function, with as
+    many products as it needs.
+
+    Cost: about that of a gradient to begin with, and of another for each product.
     """
 
     def gradient(params):
         return jax.grad(total_loss, argnums=2)(respond, loss, params, examples, targets)
 
-    return jax.jvp(gradient, (params,), (tangent,))[1]
+    return jax.linearize(gradient, params)[1]
 
 
 def hessian_blocks(
@@ -113,79 +119,160 @@ def hessian_blocks(
     examples: Tree,
     targets: Tree,
     *,
+    branches: Sequence[int] | None = None,
     chunk_size: int = 64,
+    column_chunk: int = 1,
     progress: Callable[[int], None] = lambda examples_done: None,
 ) -> BlockHessian:
     """All blocks, by their structure: see the module's text.
 
-    Arguments as in `dense_hessian`, and:
-      chunk_size: examples, and columns of the residual part, that are held at a time.
+    Arguments as in `total_loss`, and:
+      branches: those whose blocks are wanted, in this order; all by default.
+      chunk_size: examples that are worked on at a time.
+      column_chunk: columns that are worked on at a time.
       progress: is told the number of examples done since it was last told.
 
-    Source: eq. 12-14. Cost: C backward passes per example for the J_k, and P products
-    (not M P) with a Hessian for the residual part; (M P)^2 numbers and, of the J_k,
-    M C P for each example of a chunk.
+    Source: eq. 12-14. Cost: P products with a Hessian over all branches and examples,
+    M times fewer than column by column; (M P)^2 numbers and, of the J_k, M C P for
+    each example of a chunk. Called again with the same functions and shapes it does
+    not compile again.
 
     Raises:
-      ValueError: if the Hessian would not fit into `MAX_BYTES`, or for a loss that is
-        not a scalar.
+      ValueError: if the Hessian would not fit into `MAX_BYTES`, for a loss that is not
+        a scalar, and for branches that do not exist or are chosen twice.
     """
     flat, _ = ravel_branches(params)
-    _check_size(flat)
+    branches = _check_branches(branches, flat.shape[0])
+    _check_size(len(branches), flat.shape[1], flat.dtype)
     jax.eval_shape(lambda *a: total_loss(respond, loss, *a), params, examples, targets)
-
-    @jax.jit
-    def of_chunk(params, examples, targets):
-        return BlockHessian(
-            _gauss_newton(respond, loss, params, examples, targets),
-            _residual_part(respond, loss, params, examples, targets, chunk_size),
-        )
-
     total = None
     num_examples = jax.tree.leaves(examples)[0].shape[0]
     for start in range(0, num_examples, chunk_size):
         part = slice(start, start + chunk_size)
         chunk = jax.tree.map(lambda leaf, part=part: leaf[part], (examples, targets))
-        blocks = of_chunk(params, *chunk)
+        blocks = _blocks(respond, loss, params, *chunk, branches, column_chunk)
         total = blocks if total is None else jax.tree.map(jnp.add, total, blocks)
+        jax.block_until_ready(total)
         progress(min(chunk_size, num_examples - start))
     return total
 
 
-def _outputs(respond, params, examples):
-    return jax.vmap(lambda example: respond(params, example).sum(0))(examples)
-
-
-def _gauss_newton(respond, loss, params, examples, targets):
-    f = _outputs(respond, params, examples)
+@partial(jax.jit, static_argnames=("respond", "loss", "branches", "column_chunk"))
+def _blocks(respond, loss, params, examples, targets, branches, column_chunk):
+    flat, _ = ravel_branches(params)
+    f, columns = branch_columns(respond, loss, params, examples, targets)
     n, c = f.shape[0], f[0].size
-    curvature = jax.vmap(jax.hessian(loss))(f, targets).reshape(n, c, c)
-    jacobian = distributive_factor(respond, params, examples)  # [M, N, *C, *P]
-    rows = [j.reshape(j.shape[0], n, c, -1) for j in jax.tree.leaves(jacobian)]
-    j = jnp.concatenate(rows, -1)
-    weighted = jnp.einsum("nab,lnbq->lnaq", curvature, j, precision="highest")
-    return jnp.einsum("knap,lnaq->kplq", j, weighted, precision="highest")
-
-
-def _residual_part(respond, loss, params, examples, targets, chunk_size):
-    frozen = jax.vmap(jax.grad(loss))(_outputs(respond, params, examples), targets)
-    flat, unravel = ravel_branches(params)
-
-    def pulled(flat):
-        return jnp.vdot(frozen, _outputs(respond, unravel(flat), examples))
-
-    _, product = jax.linearize(jax.grad(pulled), flat)
+    chosen = jnp.array(branches)
 
     def column(p):
-        return product(jnp.zeros_like(flat).at[:, p].set(1))  # [M, P]
+        j, residual = columns(jnp.zeros_like(flat).at[:, p].set(1))
+        return j[chosen].reshape(-1, n, c), residual[chosen]
 
-    columns = jax.lax.map(column, jnp.arange(flat.shape[1]), batch_size=chunk_size)
-    return jnp.moveaxis(columns, 0, 2)
+    of_p = jnp.arange(flat.shape[1])
+    j, residual = jax.lax.map(column, of_p, batch_size=column_chunk)
+    curvature = jax.vmap(jax.hessian(loss))(f, targets).reshape(n, c, c)
+    weighted = jnp.einsum("nab,qlnb->naql", curvature, j, precision="highest")
+    return BlockHessian(
+        jnp.einsum("pkna,naql->kplq", j, weighted, precision="highest"),
+        jnp.moveaxis(residual, 0, 2),
+    )
 
 
-def block_norms(hessian: Float[Array, "M P M P"]) -> Float[Array, "M M"]:
-    """Frobenius norm of each block."""
-    return jnp.sqrt((hessian**2).sum((1, 3)))
+def branch_columns(
+    respond: Respond, loss: ExampleLoss, params: Tree, examples: Tree, targets: Tree
+) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+    """The output f, and what one product finds for all branches at once.
+
+    Arguments as in `total_loss`. Returns f, `[N, *C]`, and a function that takes one
+    vector for each branch, z `[M, P]`, to J_k z_k, `[M, N, *C]`, and to the residual
+    part of H_kk times z_k, `[M, P]`.
+    """
+    flat, unravel = ravel_branches(params)
+
+    def responses(flat):
+        return jax.vmap(respond, (None, 0), 1)(unravel(flat), examples)
+
+    f = responses(flat).sum(0)
+    frozen = jax.vmap(jax.grad(loss))(f, targets)
+
+    def of_frozen_factor(flat):
+        def pulled(flat):
+            v = responses(flat)
+            return jnp.vdot(frozen, v.sum(0)), v
+
+        gradient, v = jax.grad(pulled, has_aux=True)(flat)
+        return v, gradient
+
+    return f, jax.linearize(of_frozen_factor, flat)[1]
+
+
+def check_repeatable(product: Callable[[Tree], Tree], vector: Tree, rtol: float = 1e-5):
+    """Raises ValueError if two identical products differ.
+
+    They do where a network draws random numbers or keeps state outside its `state`;
+    rounding differs by less than `rtol` of the largest entry, also on a GPU.
+    """
+    first, second = (jax.tree.leaves(product(vector)) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        scale, gap = jnp.abs(a).max(), jnp.abs(a - b).max()
+        if not gap <= rtol * scale:
+            raise ValueError(
+                f"two identical products differ by {gap:.2g} in entries of up to "
+                f"{scale:.2g}: switch off dropout and freeze all state"
+            )
+
+
+def block_norms(
+    hessian: Float[Array, "M P M P"], groups: Int[Array, "M P"] | None = None
+) -> Float[Array, "M M"]:
+    """Frobenius norm of each block.
+
+    Args:
+      groups: the block that each parameter counts to, in 0..M-1, instead of its own
+        branch's; see `random_groups`.
+    """
+    if groups is None:
+        return jnp.sqrt((hessian**2).sum((1, 3)))
+    member = jax.nn.one_hot(groups.ravel(), len(groups), dtype=hessian.dtype)
+    squares = (hessian**2).reshape(groups.size, groups.size)
+    norms = jnp.linalg.multi_dot((member.T, squares, member), precision="highest")
+    return jnp.sqrt(norms)
+
+
+def random_groups(
+    key: Key[Array, ""], num_branches: int, num_params: int
+) -> Int[Array, "M P"]:
+    """All parameters dealt at random into M groups of P: the Hessian's control."""
+    own = jnp.repeat(jnp.arange(num_branches), num_params)
+    return jax.random.permutation(key, own).reshape(num_branches, num_params)
+
+
+def regrouped_ratios(
+    hessian: Float[Array, "M P M P"], key: Key[Array, ""], count: int
+) -> Float[Array, " count"]:
+    """`offdiagonal_ratio` of `count` random regroupings of the same parameters."""
+
+    def one(key):
+        groups = random_groups(key, *hessian.shape[:2])
+        return offdiagonal_ratio(block_norms(hessian, groups))
+
+    return jax.lax.map(one, jax.random.split(key, count))
+
+
+def branch_spectra(hessian: Float[Array, "M P M P"]) -> Float[Array, "M P"]:
+    """Eigenvalues of each branch's own block, ascending."""
+    k = jnp.arange(hessian.shape[0])
+    return jnp.linalg.eigvalsh(hessian[k, :, k, :])
+
+
+def spectrum(hessian: Float[Array, "M P M P"]) -> Float[Array, " MP"]:
+    """Eigenvalues of the whole Hessian, ascending.
+
+    Gradient descent is stable near a minimum while the largest is below
+    2 / learning rate (eq. 7).
+    """
+    m, p = hessian.shape[:2]
+    return jnp.linalg.eigvalsh(hessian.reshape(m * p, m * p))
 
 
 def offdiagonal_ratio(norms: Float[Array, "M M"]) -> Float[Array, ""]:
@@ -212,12 +299,23 @@ def mean_pair_ratio(norms: Float[Array, "M M"]) -> Float[Array, ""]:
     return ratios.sum() / jnp.where(pairs.any(), pairs.sum(), jnp.nan)
 
 
-def _check_size(flat):
-    m, p = flat.shape
-    needed = (m * p) ** 2 * flat.dtype.itemsize
+def _check_branches(branches, num_branches) -> tuple[int, ...]:
+    chosen = tuple(range(num_branches) if branches is None else map(int, branches))
+    wrong = [k for k in chosen if not 0 <= k < num_branches]
+    if wrong or not chosen:
+        what = f"there is no branch {wrong[0]}" if wrong else "choose a branch"
+        raise ValueError(f"{what}: the network has branches 0 to {num_branches - 1}")
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"a branch is chosen twice: {list(chosen)}")
+    return chosen
+
+
+def _check_size(m, p, dtype):
+    needed = (m * p) ** 2 * dtype.itemsize
     if needed > MAX_BYTES:
         raise ValueError(
             f"the Hessian of {m} branches with {p:,} parameters each would take "
-            f"{needed / 2**30:,.1f} GiB: choose fewer leaves (leaves.select_leaves), "
-            "or use products (hessian.hessian_product)"
+            f"{needed / 2**30:,.1f} GiB, and {MAX_BYTES / 2**30:,.1f} are allowed: "
+            "choose fewer leaves (leaves.select_leaves) or branches (hessian_blocks), "
+            "or estimate (hessian_estimates.estimate_block_norms, lanczos_spectra)"
         )

@@ -10,6 +10,7 @@ CORE = {
     "branching",
     "gradients",
     "hessian",
+    "hessian_estimates",
     "leaves",
     "losses",
     "specialization",
@@ -37,6 +38,7 @@ ORDER = [
     },
     {"toy", "gradients"},
     {"sweeps", "hessian"},
+    {"hessian_estimates"},
 ]
 
 

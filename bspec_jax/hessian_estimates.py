@@ -1,0 +1,180 @@
+"""Block norms and spectra of a Hessian that is too large to be formed.
+
+Both come from products with the Hessian alone. Arguments that are not named are those
+of `hessian.total_loss`; all examples are held at once.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from bspec_jax.gradients import Respond
+from bspec_jax.hessian import ExampleLoss, Tree, branch_columns, hessian_operator
+from bspec_jax.leaves import ravel_branches
+
+
+class EstimatedNorms(NamedTuple):
+    """Frobenius norms of all blocks, `[M, M]`, and the standard error of each."""
+
+    norms: Float[Array, "M M"]
+    standard_error: Float[Array, "M M"]
+
+
+@partial(jax.jit, static_argnames=("respond", "loss", "probes"))
+def estimate_block_norms(
+    respond: Respond,
+    loss: ExampleLoss,
+    params: Tree,
+    examples: Tree,
+    targets: Tree,
+    key: Key[Array, ""],
+    *,
+    probes: int = 32,
+    groups: Int[Array, "M P"] | None = None,
+) -> EstimatedNorms:
+    """Frobenius norms of the blocks: ||H_kl||^2 = E ||H_kl z||^2 over random signs z.
+
+    Args:
+      probes: vectors of signs, at least 2.
+      groups: as in `hessian.block_norms`, for the control.
+
+    The squares are unbiased, with the spread over probes for their standard error; that
+    of a norm follows by the delta method.
+
+    Source: Hutchinson, Commun. Stat. Simul. Comput. 19 (1990), p. 433. Cost: M products
+    with the Hessian for each probe.
+
+    Raises:
+      ValueError: for fewer than 2 probes.
+    """
+    if probes < 2:
+        raise ValueError(f"the standard error takes at least 2 probes, got {probes}")
+    flat, unravel = ravel_branches(params)
+    m = flat.shape[0]
+    if groups is None:
+        groups = jnp.broadcast_to(jnp.arange(m)[:, None], flat.shape)
+    product = hessian_operator(respond, loss, params, examples, targets)
+
+    def squares(key):
+        signs = jax.random.rademacher(key, flat.shape, flat.dtype)
+
+        def column(group):
+            tangent = unravel(jnp.where(groups == group, signs, 0))
+            entries, _ = ravel_branches(product(tangent))
+            return jax.ops.segment_sum(entries.ravel() ** 2, groups.ravel(), m)
+
+        return jax.lax.map(column, jnp.arange(m)).T
+
+    samples = jax.lax.map(squares, jax.random.split(key, probes))
+    norms = jnp.sqrt(samples.mean(0))
+    error = samples.std(0, ddof=1) / jnp.sqrt(probes)
+    return EstimatedNorms(norms, error / (2 * jnp.where(norms > 0, norms, 1)))
+
+
+@partial(jax.jit, static_argnames=("respond", "loss", "num_products"))
+def lanczos_spectra(
+    respond: Respond,
+    loss: ExampleLoss,
+    params: Tree,
+    examples: Tree,
+    targets: Tree,
+    key: Key[Array, ""],
+    *,
+    num_products: int = 32,
+) -> Float[Array, "M num_products"]:
+    """Ritz values of each branch's own block H_kk, ascending.
+
+    The outermost are close to the extreme eigenvalues; after P products all are
+    eigenvalues. See `lanczos`.
+
+    Cost: `num_products` products with the Hessian, each for all branches at once.
+
+    Raises:
+      ValueError: for more products than a branch has parameters.
+    """
+    flat, unravel = ravel_branches(params)
+    f, columns = branch_columns(respond, loss, params, examples, targets)
+
+    def responses(flat):
+        return jax.vmap(respond, (None, 0), 1)(unravel(flat), examples)
+
+    _, pullback = jax.vjp(responses, flat)
+
+    def curve(f, target, direction):
+        return jax.jvp(lambda f: jax.grad(loss)(f, target), (f,), (direction,))[1]
+
+    def own_blocks(z):
+        j, residual = columns(z)
+        weighted = jax.vmap(jax.vmap(curve), (None, None, 0))(f, targets, j)
+        return pullback(weighted)[0] + residual
+
+    start = jax.random.normal(key, flat.shape, flat.dtype)
+    return lanczos(own_blocks, start, num_products)
+
+
+def lanczos(
+    product: Callable[[Array], Array], start: Float[Array, "B D"], num_products: int
+) -> Float[Array, "B num_products"]:
+    """Ritz values, ascending, of B symmetric operators that act side by side.
+
+    With full reorthogonalisation. Where the space that a start vector spans is
+    exhausted early, as in a block of low rank or of a silent branch, the values that
+    are left are NaN, after those found. (A library's iteration would serve, if it did
+    not divide by zero there.)
+
+    Args:
+      product: takes `[B, D]` to `[B, D]`, row b by operator b.
+      start: one vector for each operator.
+
+    Source: Golub and Van Loan, Matrix Computations, section 10.1. Cost: `num_products`
+    products; B D `num_products` numbers.
+
+    Raises:
+      ValueError: for more products than D.
+    """
+    count, size = start.shape
+    if not 1 <= num_products <= size:
+        raise ValueError(f"num_products must be in 1..{size}, got {num_products}")
+    tolerance = 100 * jnp.finfo(start.dtype).eps
+
+    def normalise(w, scale):
+        length = jnp.linalg.norm(w, axis=1)
+        alive = length > tolerance * scale
+        return jnp.where(alive, length, 0), jnp.where(
+            alive[:, None], w / jnp.where(alive, length, 1)[:, None], 0
+        )
+
+    def step(i, carry):
+        basis, diagonal, offdiagonal, q, scale = carry
+        basis = basis.at[i].set(q)
+        w = product(q)
+        alpha = (q * w).sum(1)
+        scale = jnp.maximum(scale, jnp.linalg.norm(w, axis=1))
+        for _ in range(2):  # twice is enough (Parlett)
+            shares = jnp.einsum("ibd,bd->ib", basis, w, precision="highest")
+            w = w - jnp.einsum("ib,ibd->bd", shares, basis, precision="highest")
+        beta, q = normalise(w, scale)
+        diagonal = diagonal.at[i].set(alpha)
+        return basis, diagonal, offdiagonal.at[i].set(beta), q, scale
+
+    zeros = jnp.zeros((num_products, count), start.dtype)
+    _, q = normalise(start, jnp.zeros(count, start.dtype))
+    carry = (jnp.zeros((num_products, *start.shape), start.dtype), zeros, zeros)
+    carry = (*carry, q, jnp.zeros(count, start.dtype))
+    _, diagonal, offdiagonal, _, scale = jax.lax.fori_loop(0, num_products, step, carry)
+
+    def ritz(diagonal, offdiagonal, scale):
+        # Rows after the first zero of the subdiagonal were never reached.
+        before = jnp.concatenate([jnp.ones(1), offdiagonal[:-1]])
+        reached = jnp.cumprod(before != 0).astype(bool)
+        beyond = 4 * scale + 1  # larger than every Ritz value
+        between = jnp.diag(offdiagonal[:-1], 1)
+        matrix = jnp.diag(jnp.where(reached, diagonal, beyond)) + between + between.T
+        values = jnp.linalg.eigvalsh(matrix)
+        return jnp.where(jnp.arange(num_products) < reached.sum(), values, jnp.nan)
+
+    return jax.vmap(ritz)(diagonal.T, offdiagonal.T, scale)
