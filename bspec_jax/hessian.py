@@ -120,7 +120,7 @@ def hessian_blocks(
     targets: Tree,
     *,
     branches: Sequence[int] | None = None,
-    chunk_size: int = 64,
+    chunk_size: int = 16,
     column_chunk: int = 1,
     progress: Callable[[int], None] = lambda examples_done: None,
 ) -> BlockHessian:
@@ -128,8 +128,8 @@ def hessian_blocks(
 
     Arguments as in `total_loss`, and:
       branches: those whose blocks are wanted, in this order; all by default.
-      chunk_size: examples that are worked on at a time.
-      column_chunk: columns that are worked on at a time.
+      chunk_size, column_chunk: examples, and columns, that are worked on at a time; few
+        suit a CPU's caches, more a GPU.
       progress: is told the number of examples done since it was last told.
 
     Source: eq. 12-14. Cost: P products with a Hessian over all branches and examples,

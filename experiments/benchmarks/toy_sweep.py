@@ -13,17 +13,14 @@ JSON beside what it prints.
 
 import dataclasses
 import os
-import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
 
 from bspec_jax import run, sweeps, toy
+from experiments.benchmarks.measuring import median_seconds, process
 
 try:
     import torch
@@ -51,15 +48,6 @@ class Config(run.RunConfig):
     """Steps of those trials."""
     processes: bool = True
     """Leave out the experiment's two modes, timed as whole processes."""
-
-
-def median_seconds(work: Callable[[], None], repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
 
 
 def groups(trials: sweeps.Trials):
@@ -166,28 +154,6 @@ def compiled_share(trials: sweeps.Trials, steps: int) -> float:
     return sum(inside) / (wall * os.cpu_count())
 
 
-def process(*flags: str) -> dict:
-    """Wall seconds and peak memory of `python -m experiments.toy` as one process."""
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = ["-m", "experiments.toy", "--workdir", f"{folder}/run", *flags]
-        started = time.perf_counter()
-        with Path(os.devnull).open("w") as nothing:
-            child = os.posix_spawn(
-                sys.executable,
-                [sys.executable, *arguments],
-                os.environ,
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, nothing.fileno(), 1),
-                    (os.POSIX_SPAWN_DUP2, nothing.fileno(), 2),
-                ],
-            )
-            _, status, usage = os.wait4(child, 0)
-        seconds = time.perf_counter() - started
-    if status:
-        raise run.UserError(f"python {' '.join(arguments)} failed")
-    return {"seconds": seconds, "peak_gib": usage.ru_maxrss / 2**20}
-
-
 def report(results: dict) -> None:
     print("times as long as bspec_jax:")
     for name, ratio in results["ratios"].items():
@@ -255,8 +221,8 @@ def main(config: Config) -> None:
     }
     if config.processes:
         results["processes"] = {
-            "sweep": process(),
-            "phase": process("--mode", "phase"),
+            "sweep": process("experiments.toy")[0],
+            "phase": process("experiments.toy", "--mode", "phase")[0],
         }
     run.save_results(workdir, config, results, started)
     report(results)

@@ -1,0 +1,317 @@
+"""Speed of the Hessian's blocks: first layer of a convolutional network, M = 16.
+
+    pip install -e ".[bench]"
+    python -m experiments.benchmarks.hessian_blocks
+
+All forms compute the exact Hessian of the classification loss (with its clamp) with
+respect to the first convolution of all branches, 16 x 135 parameters, over 64 random
+images of 32 px: this project's blocks; column by column in JAX, as a product for each
+of the 2160 columns and with the gradient linearised once; and curvlinops on the same
+network in PyTorch, with grouped convolutions. The forms that go column by column are
+extrapolated from evenly spaced columns, and those columns are compared. Each form runs
+in a process of its own, one after another, for its peak memory. It also counts the
+cost of one product in gradients. Takes about 3 minutes on 2 cores.
+"""
+
+import dataclasses
+import sys
+import time
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bspec_jax import gradients, hessian, run
+from bspec_jax.branching import from_functions, sum_of_branches
+from bspec_jax.leaves import ravel_branches, select_leaves
+from bspec_jax.losses import classification_loss
+from experiments.benchmarks.measuring import median_seconds, process
+
+try:
+    import curvlinops
+    import torch
+except ImportError:
+    sys.exit('this benchmark needs PyTorch and curvlinops: pip install -e ".[bench]"')
+
+NAME = "benchmark_hessian_blocks"
+Form = Literal["blocks", "columns", "columns_linearised", "curvlinops", "products"]
+WIDTHS, CLASSES, SIZE = (3, 5, 11, 22), 10, 32  # the first stages of the slim ResNet
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(run.RunConfig):
+    """Flags of the Hessian blocks' benchmark."""
+
+    form: Form | None = None
+    """Form to time alone. Default: all, each in a process of its own."""
+    branches: int = 16
+    """Number of branches M."""
+    examples: int = 64
+    """Images that the loss is summed over."""
+    columns: int = 32
+    """Columns that the forms which go column by column really compute."""
+    repeats: int = 3
+    """Runs of each form, of which the median counts."""
+
+    def check(self) -> None:
+        super().check()
+        for name in ("branches", "examples", "columns", "repeats"):
+            run.check_flag(self, name, lambda v: v >= 1, "at least 1")
+
+
+def problem(config: Config):
+    """Parameters (NumPy, leaves `[M, ...]`), images and labels."""
+    rng = np.random.default_rng(config.seed)
+    m, n = config.branches, config.examples
+    params = {
+        f"conv{i}": rng.normal(size=(m, 3, 3, *WIDTHS[i : i + 2]))
+        * np.sqrt(2 / (9 * WIDTHS[i]))
+        for i in range(3)
+    }
+    # Small, so that part of the outputs is inside the clamp.
+    params["dense"] = 0.3 * rng.normal(size=(m, WIDTHS[-1], CLASSES)) / WIDTHS[-1]
+    images = rng.normal(size=(n, SIZE, SIZE, 3))
+    params = {name: leaf.astype(np.float32) for name, leaf in params.items()}
+    return params, images.astype(np.float32), rng.integers(CLASSES, size=n)
+
+
+def conv(x, kernel, stride):
+    """3 x 3, padding 1, as one product: it stays a product when kernels are batched."""
+    _, h, w, c = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    window = range(3)
+    parts = [
+        x[:, i : i + h : stride, j : j + w : stride] for i in window for j in window
+    ]
+    return jnp.concatenate(parts, -1) @ kernel.reshape(9 * c, -1)
+
+
+def branch(params, x):
+    for i, stride in enumerate((1, 2, 2)):
+        x = jax.nn.relu(conv(x, params[f"conv{i}"], stride))
+    return x.mean((1, 2)) @ params["dense"]
+
+
+def jax_case(config: Config):
+    """The arguments of the Hessian functions, with the first layer chosen."""
+    params, x, y = jax.tree.map(jnp.asarray, problem(config))
+    network = sum_of_branches(from_functions(None, branch), config.branches)
+    respond = gradients.frozen_responses(network, ())
+    chosen, restore = select_leaves(params, ["conv0"])
+    return lambda c, e: respond(restore(c), e), classification_loss, chosen, x, y
+
+
+def sampled_columns(config: Config) -> np.ndarray:
+    """Evenly spaced columns of the Hessian, counted branch by branch."""
+    total = config.branches * 27 * WIDTHS[1]
+    return np.linspace(0, total - 1, min(config.columns, total)).astype(int)
+
+
+def time_blocks(config: Config) -> dict:
+    case = jax_case(config)
+
+    def work():
+        return jax.block_until_ready(hessian.hessian_blocks(*case).full())
+
+    first = median_seconds(work, 1)
+    seconds = median_seconds(work, config.repeats)
+    full = np.asarray(work())
+    size = full.shape[0] * full.shape[1]
+    norms = hessian.block_norms(full)
+    return {
+        "seconds": seconds,
+        "compilation_seconds": first - seconds,
+        "columns": full.reshape(size, size)[:, sampled_columns(config)].T,
+        "offdiagonal_ratio": hessian.offdiagonal_ratio(norms),
+    }
+
+
+def time_products(config: Config) -> dict:
+    """Cost of a Hessian-vector product in gradients, for all parameters."""
+    params, x, y = jax.tree.map(jnp.asarray, problem(config))
+    network = sum_of_branches(from_functions(None, branch), config.branches)
+    respond, loss = gradients.frozen_responses(network, ()), classification_loss
+    count = 10
+
+    def gradient(p):
+        return jax.grad(hessian.total_loss, argnums=2)(respond, loss, p, x, y)
+
+    def product(p, v):
+        return hessian.hessian_operator(respond, loss, p, x, y)(v)
+
+    def repeated(p, vectors):
+        operator = hessian.hessian_operator(respond, loss, p, x, y)
+        return jax.lax.map(operator, vectors)
+
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf] * count), params)
+
+    def seconds(function, *args):
+        compiled = jax.jit(function)
+        jax.block_until_ready(compiled(*args))
+        return median_seconds(
+            lambda: jax.block_until_ready(compiled(*args)), 3 * config.repeats
+        )
+
+    unit = seconds(gradient, params)
+    return {
+        "gradient_seconds": unit,
+        "single": seconds(product, params, params) / unit,
+        "repeated": seconds(repeated, params, many) / unit / count,
+    }
+
+
+def time_columns(config: Config, linearised: bool) -> dict:
+    """Column by column: one jitted product each, or all from one linearisation."""
+    respond, loss, chosen, x, y = jax_case(config)
+    flat, unravel = ravel_branches(chosen)
+    index = sampled_columns(config)
+
+    def unit(column):
+        return unravel(jnp.zeros(flat.size).at[column].set(1).reshape(flat.shape))
+
+    def ravel(tree):
+        return ravel_branches(tree)[0].ravel()
+
+    @jax.jit
+    def all_columns(chosen, x, columns):
+        operator = hessian.hessian_operator(respond, loss, chosen, x, y)
+        return jax.lax.map(lambda column: ravel(operator(unit(column))), columns)
+
+    @jax.jit
+    def one_column(chosen, x, column):
+        def gradient(c):
+            return jax.grad(hessian.total_loss, argnums=2)(respond, loss, c, x, y)
+
+        return ravel(jax.jvp(gradient, (chosen,), (unit(column),))[1])
+
+    def work():
+        if linearised:
+            return jax.block_until_ready(all_columns(chosen, x, index))
+        return np.stack([one_column(chosen, x, column) for column in index])
+
+    return extrapolated(config, work)
+
+
+class TorchNetwork(torch.nn.Module):
+    """The same sum of branches: the first layer dense, the others grouped."""
+
+    def __init__(self, params):
+        super().__init__()
+        self.num_branches = params["dense"].shape[0]
+        self.kernels = torch.nn.ParameterList()
+        for i in range(3):
+            kernel = params[f"conv{i}"].transpose(0, 4, 3, 1, 2)  # M O I H W
+            kernel = torch.from_numpy(kernel.reshape(-1, *kernel.shape[2:]).copy())
+            self.kernels.append(torch.nn.Parameter(kernel))
+        self.dense = torch.nn.Parameter(torch.from_numpy(params["dense"]))
+
+    def forward(self, x):
+        for i, stride in enumerate((1, 2, 2)):
+            groups = 1 if i == 0 else self.num_branches
+            x = torch.nn.functional.conv2d(
+                x, self.kernels[i], stride=stride, padding=1, groups=groups
+            ).relu()
+        x = x.mean((2, 3)).reshape(len(x), self.num_branches, -1)
+        return torch.einsum("nmw,mwc->nc", x, self.dense)
+
+
+class TorchLoss(torch.nn.Module):
+    """`classification_loss`, summed."""
+
+    reduction = "sum"
+
+    def forward(self, f, y):
+        p = torch.softmax(2 * torch.nn.functional.one_hot(y, CLASSES).float() - 1, -1)
+        return -(p * torch.log_softmax(f.clamp(-1, 1), -1)).sum()
+
+
+def time_curvlinops(config: Config) -> dict:
+    params, x, y = problem(config)
+    network = TorchNetwork(params)
+    data = [(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()), torch.from_numpy(y))]
+    operator = curvlinops.HessianLinearOperator(
+        network, TorchLoss(), [network.kernels[0]], data, check_deterministic=False
+    )
+    # Its parameters are in the order M O I H W, this project's in M H W I O.
+    shape = (config.branches, 3, 3, *WIDTHS[:2])
+    number = np.arange(np.prod(shape)).reshape(shape).transpose(0, 4, 3, 1, 2).ravel()
+    place = np.argsort(number)
+    index = place[sampled_columns(config)]
+    units = torch.eye(number.size)[:, index]
+
+    def work():
+        # One by one: its own batches of columns were slower and took more memory.
+        return np.stack([(operator @ unit).numpy()[place] for unit in units.T])
+
+    return {**extrapolated(config, work), "torch": torch.__version__}
+
+
+def extrapolated(config: Config, work) -> dict:
+    first = median_seconds(work, 1)
+    sample = median_seconds(work, config.repeats)
+    columns = work()
+    total = columns.shape[1]
+    return {
+        "seconds": sample * total / len(columns),
+        "compilation_seconds": first - sample,
+        "columns": np.asarray(columns),
+    }
+
+
+TIMED = {
+    "blocks": time_blocks,
+    "columns": lambda config: time_columns(config, linearised=False),
+    "columns_linearised": lambda config: time_columns(config, linearised=True),
+    "curvlinops": time_curvlinops,
+    "products": time_products,
+}
+
+
+def compare(config: Config) -> dict:
+    """All forms, each in a process of its own, one after another."""
+    flags = config.settings()
+    del flags["form"]
+    words = [str(word) for name in flags for word in (f"--{name}", flags[name])]
+    forms = {}
+    for form in TIMED:
+        module = "experiments.benchmarks.hessian_blocks"
+        usage, results = process(module, "--form", form, *words)
+        forms[form] = {**results[form], "peak_gib": usage["peak_gib"]}
+        print(f"{form:20} {usage['seconds']:6.0f} s in all", flush=True)
+    products = forms.pop("products")
+    expected = np.array(forms["blocks"]["columns"])
+    for item in forms.values():
+        gap = np.abs(np.array(item.pop("columns")) - expected).max()
+        item["difference"] = gap / np.abs(expected).max()
+        item["times_as_long"] = item["seconds"] / forms["blocks"]["seconds"]
+    return {"forms": forms, "product_in_gradients": products}
+
+
+def report(results: dict) -> None:
+    print("form                    seconds  times as long  peak GiB  differs by")
+    for form, item in results["forms"].items():
+        print(
+            f"{form:20} {item['seconds']:10.1f} {item['times_as_long']:14.1f}"
+            f" {item['peak_gib']:9.2f}  {item['difference']:.1e} of the largest entry"
+        )
+    cost = results["product_in_gradients"]
+    print(
+        f"a product costs {cost['single']:.2f} gradients, each of repeated ones "
+        f"{cost['repeated']:.2f}"
+    )
+
+
+def main(config: Config) -> None:
+    started = time.perf_counter()
+    workdir = run.start(config, NAME)
+    if config.form:
+        results = {config.form: TIMED[config.form](config)}
+        run.save_results(workdir, config, results, started)
+    else:
+        report(run.save_results(workdir, config, compare(config), started))
+    print(f"results in {workdir}")
+
+
+if __name__ == "__main__":
+    run.command_line(Config, main, "benchmarks.hessian_blocks", __doc__)
