@@ -29,11 +29,20 @@ OBSERVATIONS = {
     4: Observation("any_silent", 0.95, False, "some branches are silent everywhere"),
     5: Observation("correlation", 0.3, True, "responses of branches correlate little"),
     6: Observation("active_growth", 1.5, True, "active branches hardly grow with M"),
+    7: Observation(
+        "ratio_to_control", 0.5, True, "the Hessian is nearly block diagonal"
+    ),
+    "section8": Observation(
+        "vanishing_difference",
+        0.0,
+        False,
+        "it is the distributive factor that vanishes",
+    ),
 }
 
 
 def holds(
-    number: int,
+    number: int | str,
     interval: tuple[float, float],
     control_interval: tuple[float, float] | None = None,
 ) -> bool | None:
@@ -96,6 +105,52 @@ def evaluate(
         }
     stages = (converged["num_active"], initial["num_active"], control["num_active"])
     return out | {6: _active_growth(branches, *stages, success_interval)}
+
+
+def evaluate_hessian(
+    branches: Sequence[int],
+    converged: Mapping[str, dict],
+    initial: Mapping[str, dict],
+) -> dict[int | str, dict]:
+    """Observation 7 and the conjecture of section 8, at the largest M.
+
+    Args:
+      branches: the M of the runs, ascending.
+      converged: mean and interval over seeds, as in `evaluate`, after training, of
+        "offdiagonal_ratio", "control_ratio", "ratio_to_control" and
+        "vanishing_difference": the share of (parameter, example) pairs whose
+        distributive factor is below 1e-2 of its initial root mean square, minus the
+        share of examples whose collaborative factor is.
+      initial: the same at initialisation.
+
+    Observation 7 also asks that the ratio be below its value at initialisation. The
+    control is in its measure.
+    """
+    out = {}
+    for number in (7, "section8"):
+        name, threshold, _, claim = OBSERVATIONS[number]
+        interval = tuple(converged[name]["interval"][-1])
+        out[number] = {
+            "claim": claim,
+            "measure": name,
+            "threshold": threshold,
+            "branches": branches[-1],
+            "value": converged[name]["mean"][-1],
+            "interval": interval,
+            "initial": initial[name]["mean"][-1],
+            "control": None,
+            "control_interval": None,
+            "holds": holds(number, interval),
+        }
+    ratio = "offdiagonal_ratio"
+    out[7]["control"] = converged["control_ratio"]["mean"][-1]
+    out[7]["control_interval"] = tuple(converged["control_ratio"]["interval"][-1])
+    if out[7]["holds"]:
+        below = converged[ratio]["interval"][-1][1] < initial[ratio]["interval"][-1][0]
+        out[7]["holds"] = bool(below)
+    if out["section8"]["holds"]:  # more than the threshold, not as much
+        out["section8"]["holds"] = bool(out["section8"]["interval"][0] > 0)
+    return out
 
 
 def index_of_quarter(branches: Sequence[int]) -> int | None:

@@ -164,7 +164,12 @@ def start(config: RunConfig, name: str) -> Path:
     return workdir
 
 
-def _check_experiment(workdir: Path, name: str) -> dict:
+def check_experiment(workdir: Path, name: str) -> dict:
+    """The config of the run in `workdir`.
+
+    Raises:
+      UserError: if there is no run, or it is one of another experiment.
+    """
     saved = read_json(workdir / "config.json", "run")
     if saved.get("experiment") != name:
         raise UserError(f"{workdir} is a run of {saved.get('experiment')}, not {name}")
@@ -172,7 +177,7 @@ def _check_experiment(workdir: Path, name: str) -> dict:
 
 
 def _check_resumable(workdir: Path, config: RunConfig, name: str) -> None:
-    saved = _check_experiment(workdir, name)
+    saved = check_experiment(workdir, name)
     wanted = config.settings()
     differing = [key for key in wanted if wanted[key] != saved.get(key)]
     if differing:
@@ -319,7 +324,7 @@ def redraw(workdir: Path, name: str, draw: Callable[[dict], Mapping[str, Any]]) 
       UserError: if there is no such run, or its results are damaged.
     """
     results = load_results(workdir)
-    _check_experiment(workdir, name)
+    check_experiment(workdir, name)
     try:
         figures = draw(results)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):

@@ -1,4 +1,4 @@
-"""Rates and means over trials (the last axis), with 95 % intervals; NumPy, float64."""
+"""Rates, means and correlations over trials, with 95 % intervals; NumPy, float64."""
 
 import numpy as np
 
@@ -48,3 +48,27 @@ def mean_interval(values, where=True):
         half = Z95 * np.sqrt(squares / (count - 1) / count)
     half = np.where(count > 1, half, np.inf)
     return mean, np.stack([mean - half, mean + half], -1)
+
+
+def rank_correlation(a, b):
+    """Spearman's correlation of two sequences, and its 95 % interval.
+
+    Args:
+      a, b: `[T]`, finite; equal values share their mean rank.
+
+    Returns NaN and (-1, 1) for fewer than 4 values, or where all of a sequence are
+    equal. Source: Fieller, Hartley and Pearson, Biometrika 44 (1957), p. 470: the
+    inverse hyperbolic tangent has variance 1.06 / (T - 3).
+    """
+    ranks = [_mean_ranks(np.asarray(values, np.float64)) for values in (a, b)]
+    if len(ranks[0]) < 4 or any(r.min() == r.max() for r in ranks):
+        return np.nan, np.array([-1.0, 1.0])
+    rho = np.corrcoef(*ranks)[0, 1].clip(-1, 1)
+    half = Z95 * np.sqrt(1.06 / (len(ranks[0]) - 3))
+    with np.errstate(divide="ignore"):
+        return rho, np.tanh(np.arctanh(rho) + np.array([-half, half]))
+
+
+def _mean_ranks(values):
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bspec_jax.observations import evaluate, holds, index_of_quarter
+from bspec_jax.observations import evaluate, evaluate_hessian, holds, index_of_quarter
 
 
 @pytest.mark.parametrize(
@@ -97,3 +97,41 @@ def test_verdicts_that_one_m_cannot_give(stages):
     assert result[2]["holds"] is None
     assert result[6]["holds"] is None
     assert result[1]["holds"] is True
+
+
+def hessian_stage(ratio, control, difference, half=0.01):
+    values = {
+        "offdiagonal_ratio": ratio,
+        "control_ratio": control,
+        "ratio_to_control": ratio / control,
+        "vanishing_difference": difference,
+    }
+    return {
+        name: {"mean": [0.0, v], "interval": [[0, 0], [v - half, v + half]]}
+        for name, v in values.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("converged", "initial", "expected"),
+    [
+        ((0.4, 1.0, 0.3), (0.9, 1.0, 0), (True, True)),
+        ((0.6, 1.0, 0.3), (0.9, 1.0, 0), (False, True)),  # over half the control
+        ((0.4, 1.0, 0.3), (0.41, 1.0, 0), (False, True)),  # not below initialisation
+        ((0.4, 1.0, 0.005), (0.9, 1.0, 0), (True, False)),  # the interval holds 0
+        ((np.nan, 1.0, np.nan), (0.9, 1.0, 0), (None, None)),
+    ],
+)
+def test_the_hessian_and_section_8(converged, initial, expected):
+    stages = hessian_stage(*converged), hessian_stage(*initial)
+    result = evaluate_hessian([2, 30], *stages)
+    assert (result[7]["holds"], result["section8"]["holds"]) == expected
+    if expected[0]:
+        assert result[7]["value"] == pytest.approx(0.4)
+        assert result[7]["control"] == 1
+        assert result[7]["initial"] == pytest.approx(0.9)
+
+
+def test_a_difference_of_exactly_zero_does_not_hold():
+    stages = [hessian_stage(0.4, 1.0, 0.0, half=0.0)] * 2
+    assert evaluate_hessian([2, 30], *stages)["section8"]["holds"] is False

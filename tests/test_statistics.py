@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import stats
 
-from bspec_jax.statistics import mean_interval, rate_interval
+from bspec_jax.statistics import mean_interval, rank_correlation, rate_interval
 
 
 def test_wilson_interval_of_a_published_example():
@@ -44,3 +46,25 @@ def test_mean_interval_ignores_what_does_not_count():
     assert_allclose(bounds[0], [2 - 1.959964, 2 + 1.959964], rtol=1e-6)
     assert_array_equal(bounds[1], [-np.inf, np.inf])
     assert np.isnan(bounds[2]).all()
+
+
+def test_rank_correlation_with_ties_and_its_interval():
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 6, 40)
+    b = a + rng.integers(0, 9, 40)
+    rho, (low, high) = rank_correlation(a, b)
+    assert_allclose(rho, stats.spearmanr(a, b).statistic, rtol=1e-12)
+    assert rank_correlation(-a, b)[0] == pytest.approx(-rho)
+    # atanh(rho) +- 1.96 sqrt(1.06 / 37)
+    half = 1.959964 * (1.06 / 37) ** 0.5
+    assert_allclose(
+        np.arctanh([low, high]), np.arctanh(rho) + np.array([-half, half]), rtol=1e-5
+    )
+
+
+def test_rank_correlations_that_are_undefined():
+    for a, b in (([1, 2, 3], [1, 2, 3]), ([1, 1, 1, 1], [1, 2, 3, 4])):
+        rho, interval = rank_correlation(a, b)
+        assert np.isnan(rho)
+        assert interval.tolist() == [-1, 1]
+    assert_allclose(rank_correlation([1, 2, 3, 9], [0, 1, 2, 3])[1], 1)

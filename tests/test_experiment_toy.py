@@ -1,40 +1,24 @@
-"""Tiny runs of each experiment, as a user starts them."""
+"""Tiny runs of the toy experiment, as a user starts them."""
 
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from helpers import ROOT, command, refuse, without_timing
 
 from bspec_jax import run
 from experiments import toy
 
-ROOT = Path(__file__).parent.parent
 TINY = {
     "branches": (10, 2, 3),
     "trials": 40,
     "overlay_trials": 10,
 }
-
-
-def command(*flags):
-    return [sys.executable, "-m", "experiments.toy", *map(str, flags)]
-
-
-def refuse(*flags):
-    return subprocess.run(command(*flags), cwd=ROOT, capture_output=True, text=True)
-
-
-def without_timing(workdir):
-    results = json.loads((workdir / "results.json").read_text())
-    results.pop("wall_seconds")
-    return results
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +213,7 @@ def test_phase_covers_its_grid(tmp_path):
     ],
 )
 def test_what_is_wrong_is_said_without_a_traceback(flags, status, words):
-    answer = refuse(*flags)
+    answer = refuse("toy", *flags)
     assert answer.returncode == status
     assert words in answer.stderr
     assert "Traceback" not in answer.stderr
@@ -239,7 +223,7 @@ def test_what_is_wrong_is_said_without_a_traceback(flags, status, words):
 
 def test_a_folder_that_holds_a_run_is_refused(sweep):
     before = (sweep / "results.json").read_bytes()
-    answer = refuse("--workdir", sweep)
+    answer = refuse("toy", "--workdir", sweep)
     assert answer.returncode == 1
     assert "already holds a run" in answer.stderr
     assert (sweep / "results.json").read_bytes() == before
@@ -247,7 +231,11 @@ def test_a_folder_that_holds_a_run_is_refused(sweep):
 
 def test_ctrl_c_during_the_imports_ends_quietly():
     process = subprocess.Popen(
-        command(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command("toy"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     time.sleep(0.4)
     process.send_signal(signal.SIGINT)
@@ -257,7 +245,7 @@ def test_ctrl_c_during_the_imports_ends_quietly():
 
 def test_ctrl_c_ends_quietly(tmp_path):
     process = subprocess.Popen(
-        command("--workdir", tmp_path / "run"),
+        command("toy", "--workdir", tmp_path / "run"),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

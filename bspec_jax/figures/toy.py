@@ -1,10 +1,6 @@
-"""The paper's figures, drawn from what `results.json` holds; nothing is computed anew.
+"""Figures of the toys: 2, 3 and 4, and the phase diagram."""
 
-Each function takes plain JSON values and returns a matplotlib Figure.
-"""
-
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Mapping
 
 import matplotlib as mpl
 import numpy as np
@@ -12,37 +8,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 
-STYLE = {
-    "figure.dpi": 160,
-    "savefig.dpi": 160,
-    "figure.constrained_layout.use": True,
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "axes.prop_cycle": mpl.cycler(
-        color=["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
-    ),
-}
-COLOURS = STYLE["axes.prop_cycle"].by_key()["color"]
-TASK_TITLES = {"toy1": "Toy 1", "toy2": "Toy 2"}
-DIVERGING = "RdBu_r"
-
-
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draws under this module's style, whatever the caller's settings are."""
-
-    @wraps(draw)
-    def wrapper(*args, **kwargs):
-        with mpl.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return wrapper
-
+from bspec_jax.figures.style import COLOURS, DIVERGING, TASK_TITLES, floats, styled
 
 DYNAMICS_TITLES = {
     "typical": "each point is answered by one branch, the other is silent there",
@@ -202,8 +168,8 @@ def toy_active(tasks: Mapping, overlay: Mapping, learning_rate: float) -> Figure
             bounds = np.array(run["mean_active_interval"], float).T
             label = f"{TASK_TITLES[task]}, step {rate:g}"
             left.fill_between(m, *bounds, color=colour, alpha=0.15, lw=0)
-            left.plot(m, _floats(run["mean_active"]), style, color=colour, label=label)
-            right.plot(m, _floats(run["mean_silent"]), style, color=colour, label=label)
+            left.plot(m, floats(run["mean_active"]), style, color=colour, label=label)
+            right.plot(m, floats(run["mean_silent"]), style, color=colour, label=label)
     left.set(
         title="The number of active branches stays almost constant",
         xlabel="number of branches $M$",
@@ -227,12 +193,12 @@ def toy_phase(task: str, data: Mapping) -> Figure:
     at the smallest M (observation 6 asks for at most 1.5). Columns: slopes.
     """
     axes, branches = data["axes"], data["branches"]
-    active = _floats(data["mean_active"])
+    active = floats(data["mean_active"])
     with np.errstate(invalid="ignore", divide="ignore"):
         growth = active[-1] / active[0]
     top, low = branches[-1], branches[0]
     maps = [
-        (_floats(data["success_rate"])[-1], f"success, $M = {top}$", "viridis", None),
+        (floats(data["success_rate"])[-1], f"success, $M = {top}$", "viridis", None),
         (active[-1], f"active branches, $M = {top}$", "magma", None),
     ]
     if len(branches) > 1:
@@ -278,8 +244,3 @@ def _heat_map(ax, image, axes, cmap, norm):
             text = f"{value:.2f}" if value < 10 else f"{value:.0f}"
             colour = "white" if dark else "black"
             ax.text(j, i, text, ha="center", va="center", fontsize=5, color=colour)
-
-
-def _floats(values) -> np.ndarray:
-    """JSON numbers as floats; null becomes NaN, which is not drawn."""
-    return np.array(values, float)

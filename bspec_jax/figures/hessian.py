@@ -1,0 +1,233 @@
+"""Figures of the Hessian and of the gradient's factors (sections 5 and 8)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.colors import SymLogNorm
+from matplotlib.figure import Figure
+
+from bspec_jax.figures.style import COLOURS, DIVERGING, TASK_TITLES, floats, styled
+
+SHOWN_EIGENVALUES = 6  # the Hessian of a toy has rank 4 at most
+
+
+@styled
+def hessian_heat_maps(task: str, examples: Sequence[Mapping]) -> Figure:
+    """One network's Hessian at the first, a middle and the last stage, in blocks.
+
+    Figure 5 shows the same of the classifier's first layer.
+    """
+    chosen = [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})]
+    figure = Figure(figsize=(3.1 * len(chosen) + 0.9, 3.6))
+    row = figure.subplots(1, len(chosen), squeeze=False)[0]
+    limit = max(np.abs(floats(e["hessian"])).max() for e in chosen)
+    norm = SymLogNorm(limit / 1000, vmin=-limit, vmax=limit)
+    for ax, example in zip(row, chosen, strict=True):
+        matrix, m = floats(example["hessian"]), example["branches"]
+        image = ax.imshow(matrix, cmap=DIVERGING, norm=norm, interpolation="nearest")
+        p = len(matrix) // m
+        edges = np.arange(1, m) * p - 0.5
+        ax.vlines(edges, -0.5, m * p - 0.5, color="0.55", lw=0.3)
+        ax.hlines(edges, -0.5, m * p - 0.5, color="0.55", lw=0.3)
+        shown = range(0, m, max(1, m // 6))
+        centres = [(k + 0.5) * p - 0.5 for k in shown]
+        labels = [str(k + 1) for k in shown]
+        ax.set(xticks=centres, yticks=centres, xlabel="branch $l$")
+        ax.set(xticklabels=labels, yticklabels=labels)
+        ax.grid(False)
+        ratio = example["offdiagonal_ratio"]
+        ratio = "undefined" if ratio is None else f"{ratio:.2f}"
+        ax.set_title(f"step {example['step']}: off-diagonal ratio {ratio}", fontsize=9)
+    row[0].set_ylabel("branch $k$")
+    powers = 10.0 ** np.arange(-9, 9)
+    powers = powers[(powers > limit / 500) & (powers <= limit)]
+    ticks = [*-powers[::-1], 0, *powers]
+    bar = figure.colorbar(
+        image, ax=row, ticks=ticks, label="entry of $H_{kl}$", shrink=0.85
+    )
+    bar.minorticks_off()
+    figure.suptitle(
+        f"{TASK_TITLES[task]}, $M = {m}$: Hessian of one network, in blocks of the "
+        "branches",
+        fontsize=10,
+    )
+    return figure
+
+
+@styled
+def hessian_ratio(tasks: Mapping) -> Figure:
+    """The off-diagonal ratio along training with its control, and against M."""
+    figure = Figure(figsize=(8.2, 2.9 * len(tasks) + 0.3))
+    grid = figure.subplots(len(tasks), 2, squeeze=False)
+    for (left, right), (task, data) in zip(grid, tasks.items(), strict=True):
+        stages, title = data["stages"], TASK_TITLES[task]
+        steps = [stage["step"] for stage in stages]
+        spread = floats([s["offdiagonal_ratio_quantiles"] for s in stages]).T
+        control = [s["measures"]["control_ratio"]["mean"][-1] for s in stages]
+        left.fill_between(steps, spread[0], spread[-1], color=COLOURS[0], alpha=0.15)
+        left.fill_between(steps, spread[1], spread[-2], color=COLOURS[0], alpha=0.3)
+        left.plot(
+            steps,
+            spread[2],
+            marker="o",
+            ms=3,
+            label="branches: median, quartiles, 5 % and 95 %",
+        )
+        left.plot(
+            steps, floats(control), "--", color="0.4", label="regrouped at random: mean"
+        )
+        _log_steps(left, steps)
+        m = data["branches"][-1]
+        left.set(
+            title=f"{title}, $M = {m}$", ylabel="off-diagonal ratio", ylim=(0, None)
+        )
+        left.legend(fontsize=7)
+        lines = (
+            (stages[0], "offdiagonal_ratio", "at initialisation", COLOURS[4], "-"),
+            (stages[-1], "offdiagonal_ratio", "at the end", COLOURS[0], "-"),
+            (stages[-1], "control_ratio", "at the end, regrouped", "0.4", "--"),
+        )
+        for stage, name, label, colour, style in lines:
+            values = stage["measures"][name]
+            low, high = floats(values["interval"]).T
+            right.fill_between(data["branches"], low, high, color=colour, alpha=0.2)
+            right.plot(
+                data["branches"],
+                floats(values["mean"]),
+                style,
+                marker="o",
+                ms=3,
+                color=colour,
+                label=label,
+            )
+        right.set(
+            title=f"{title}: mean over networks",
+            xlabel="number of branches $M$",
+            ylim=(0, None),
+        )
+        right.legend(fontsize=7)
+    figure.suptitle(
+        "How much of the Hessian lies outside the branches' own blocks", fontsize=10
+    )
+    return figure
+
+
+@styled
+def hessian_eigenvalues(tasks: Mapping) -> Figure:
+    """The largest eigenvalue against 2 / learning rate, and whole spectra."""
+    figure = Figure(figsize=(8.2, 2.9 * len(tasks) + 0.3))
+    grid = figure.subplots(len(tasks), 2, squeeze=False)
+    for (left, right), (task, data) in zip(grid, tasks.items(), strict=True):
+        stages, m = data["stages"], data["branches"][-1]
+        steps = [stage["step"] for stage in stages]
+        limit = stages[-1]["spectra"]["limit"]
+        spread = floats([s["spectra"]["largest_quantiles"] for s in stages]).T
+        left.fill_between(steps, spread[0], spread[-1], color=COLOURS[0], alpha=0.15)
+        left.fill_between(steps, spread[1], spread[-2], color=COLOURS[0], alpha=0.3)
+        left.plot(
+            steps, spread[2], marker="o", ms=3, label="median, quartiles, 5 % and 95 %"
+        )
+        left.axhline(limit, color=COLOURS[1], ls="--", label=r"$2\,/$ learning rate")
+        _log_steps(left, steps)
+        left.set(
+            title=f"{TASK_TITLES[task]}, $M = {m}$",
+            ylabel="largest eigenvalue",
+            yscale="log",
+        )
+        left.legend(fontsize=7, loc="right")
+        for stage, colour, label in (
+            (stages[0], COLOURS[4], "at initialisation"),
+            (stages[-1], COLOURS[0], "at the end"),
+        ):
+            values = floats(stage["spectra"]["whole"])[::-1]
+            values = values[:SHOWN_EIGENVALUES]
+            right.plot(
+                np.arange(1, len(values) + 1),
+                values,
+                marker=".",
+                color=colour,
+                label=label,
+            )
+        right.axhline(limit, color=COLOURS[1], ls="--")
+        right.set(
+            title="spectrum, mean over networks",
+            xlabel="rank",
+            ylabel="eigenvalue",
+            yscale="log",
+            ylim=(1e-4, None),
+        )
+        right.legend(fontsize=7)
+    return figure
+
+
+@styled
+def hessian_index(tasks: Mapping) -> Figure:
+    """The off-diagonal ratio of each network against its index S, start and end."""
+    figure = Figure(figsize=(4.2 * len(tasks), 3.3))
+    row = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for ax, (task, data) in zip(row, tasks.items(), strict=True):
+        for stage, colour, label in (
+            (data["stages"][0], COLOURS[4], "initialisation"),
+            (data["stages"][-1], COLOURS[0], "end"),
+        ):
+            index = stage["index"]
+            rho = index["rank_correlation"]
+            rho = "undefined" if rho is None else f"{rho:.2f}"
+            ax.plot(
+                floats(index["indices"]),
+                floats(index["ratios"]),
+                ".",
+                ms=2.5,
+                alpha=0.5,
+                color=colour,
+                label=f"{label}, rank correlation {rho}",
+            )
+        ax.set(
+            title=f"{TASK_TITLES[task]}, $M = {data['branches'][-1]}$",
+            xlabel="specialization index $S$",
+            ylabel="off-diagonal ratio",
+        )
+        ax.legend(fontsize=7, markerscale=3)
+    return figure
+
+
+@styled
+def gradient_factors(tasks: Mapping) -> Figure:
+    """Section 8: how much of each factor of the gradient is below a threshold."""
+    figure = Figure(figsize=(4.2 * len(tasks), 3.7))
+    row = figure.subplots(1, len(tasks), squeeze=False)[0]
+    names = {
+        "distributive": r"distributive $|\partial v_k / \partial w|$",
+        "collaborative": r"collaborative $\|dL/df\|$",
+    }
+    for ax, (task, data) in zip(row, tasks.items(), strict=True):
+        for stage, style in ((data["stages"][0], ":"), (data["stages"][-1], "-")):
+            factors = stage["factors"]
+            for colour, (name, label) in zip(COLOURS, names.items(), strict=False):
+                ax.plot(
+                    factors["thresholds"],
+                    floats(factors[name]),
+                    style,
+                    color=colour,
+                    label=f"{label}, step {stage['step']}",
+                )
+        ax.axvline(1e-2, color="0.5", lw=0.8)
+        ax.set(
+            title=f"{TASK_TITLES[task]}, $M = {data['branches'][-1]}$",
+            xscale="log",
+            xlabel="threshold, relative to the initial root mean square",
+            ylabel="share below it",
+            ylim=(-0.02, 1.02),
+        )
+    handles, labels = row[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
+    return figure
+
+
+def _log_steps(ax, steps):
+    """A logarithmic axis of steps on which 0 has a place."""
+    first = min((s for s in steps if s), default=1)
+    ax.set_xscale("symlog", linthresh=first)
+    ax.set_xticks(steps, [f"{s:g}" for s in steps], fontsize=7, rotation=45)
+    ax.minorticks_off()
+    ax.set(xlabel="gradient step", xlim=(-0.5 * first, 1.3 * max(steps[-1], 1)))

@@ -1,0 +1,441 @@
+"""The Hessian in blocks and the two factors of the gradient, along training (toys).
+
+    python -m experiments.hessian                 # both tasks, M = 2 to 30
+
+Trains many networks by gradient descent and takes the exact Hessian at several steps:
+how much of it lies outside the branches' own blocks, against the same parameters
+regrouped at random (observation 7); its eigenvalues against 2 / learning rate; how the
+ratio goes with the index S; and how many distributive and collaborative factors vanish
+(the conjecture of section 8).
+"""
+
+import dataclasses
+import math
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bspec_jax import figures, gradients, hessian, run, sweeps, toy
+from bspec_jax.losses import squared_error
+from bspec_jax.observations import evaluate_hessian
+from bspec_jax.specialization import covariance, specialization_index
+from bspec_jax.statistics import mean_interval, rank_correlation, rate_interval
+
+NAME = "hessian"
+REGROUPINGS = 8  # of each network, for the control
+SMALL_BLOCK = 1e-2  # an off-diagonal block below this share of the largest diagonal one
+EXAMPLE_BRANCHES = 32  # at most so many in the heat maps
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+# Relative to the factor's initial root mean square; eight in each power of ten.
+THRESHOLDS = tuple(10.0 ** (i / 8) for i in range(-32, 9))
+REPORTED = [THRESHOLDS.index(t) for t in gradients.THRESHOLDS]
+VANISHING = THRESHOLDS.index(1e-2)
+HESSIAN_ELEMENTS = 2**23  # entries of Hessians that are held at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(run.RunConfig):
+    """Flags of the Hessian experiment."""
+
+    tasks: tuple[Literal["toy1", "toy2"], ...] = ("toy1", "toy2")
+    """Tasks to train on."""
+    branches: tuple[int, ...] = (2, 5, 10, 20, 30)
+    """Numbers of branches M."""
+    trials: int = 1000
+    """Networks for each task and M."""
+    steps: int = 20_000
+    """Most gradient steps of a network; it ends earlier when it has converged."""
+    at_steps: tuple[int, ...] = (10, 30, 100, 300, 1000, 3000)
+    """Steps at which the Hessian is taken, besides the first and the last."""
+    learning_rate: float = 0.02
+    """Step of gradient descent."""
+    negative_slope: float = 0.01
+    """Slope of the leaky ReLU below zero."""
+    init: toy.InitDistribution = "normal"
+    """Distribution of the initial w and b: N(0, s^2) or U(-s, s)."""
+    init_scale: float = 1.0
+    """The s of --init."""
+    float64: bool = False
+    """Take the Hessians in double precision."""
+    checkpoint: Path | None = None
+    """A run of the classifier, or one step in it, in place of the toys."""
+    leaves: tuple[str, ...] | None = None
+    """Of a --checkpoint: paths or patterns of the parameters. Default: first layer."""
+    examples: int | None = None
+    """Of a --checkpoint: number of training examples that the loss is summed over."""
+
+    def check(self) -> None:
+        super().check()
+        for name in ("branches", "trials", "steps", "at_steps", "examples"):
+            run.check_flag(self, name, lambda v: v >= 1, "at least 1")
+        for name in ("leaves", "examples"):
+            if getattr(self, name) is not None and self.checkpoint is None:
+                raise run.FlagError(f"--{name} needs --checkpoint")
+        run.check_flag(self, "tasks", toy.TASKS.__contains__, "a task")
+        run.check_flag(self, "negative_slope", math.isfinite, "finite")
+        for name in ("learning_rate", "init_scale"):
+            run.check_flag(
+                self, name, lambda v: 0 < v < math.inf, "positive and finite"
+            )
+        widest = max(self.branches)
+        needed = len(self.tasks) * len(set(self.branches)) * self.trials
+        run.check_memory(
+            sweeps.memory_estimate(needed, widest) + 8 * 8 * (2 * widest) ** 2,
+            f"{needed:,} networks of up to {widest:,} branches",
+            "use fewer --branches or --trials",
+        )
+
+    @property
+    def stage_steps(self) -> list[int]:
+        """Steps of the stages, from 0 to the last."""
+        return sorted({0, self.steps} | {s for s in self.at_steps if s < self.steps})
+
+
+def main(config: Config) -> None:
+    started = time.perf_counter()
+    if config.figures_only:
+        run.redraw(config.workdir, NAME, draw)
+        return
+    if config.checkpoint is not None:
+        run.check_experiment(config.checkpoint, "classify")
+        raise run.UserError("this version has no classifier to read checkpoints of")
+    workdir = run.start(config, NAME)
+    results = run.save_results(workdir, config, toys(config, workdir), started)
+    shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
+    run.save_figures(workdir, draw(results))
+    print(summary(results))
+    print(f"results and figures in {workdir} ({time.perf_counter() - started:.1f} s)")
+
+
+def draw(results: dict) -> dict:
+    """The figures of finished results, by file name."""
+    tasks = results["tasks"]
+    heat_maps = {
+        f"hessian_{task}": figures.hessian_heat_maps(task, data["example"])
+        for task, data in tasks.items()
+    }
+    return heat_maps | {
+        "hessian_ratio": figures.hessian_ratio(tasks),
+        "hessian_eigenvalues": figures.hessian_eigenvalues(tasks),
+        "hessian_index": figures.hessian_index(tasks),
+        "section8_factors": figures.gradient_factors(tasks),
+    }
+
+
+def train_stages(config: Config, workdir: Path, table: sweeps.Settings):
+    """Yields the step and the networks of each stage; stages on disk are reused."""
+    folder = workdir / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    trials = sweeps.init_trials(jax.random.key(config.seed), table, init=config.init)
+    before = 0
+    for step in config.stage_steps:
+        path = folder / f"step_{step:09d}.npz"
+        if path.exists():
+            trials = sweeps.Trials(**run.load_arrays(path, trials._asdict()))
+        elif step:
+            # What has converged stays as it is; so does what has diverged.
+            with run.progress_bar(table.trial.size, f"to step {step}") as advance:
+                trials = sweeps.train(trials, steps=step - before, progress=advance)
+            run.save_arrays(path, trials._asdict())
+            done = {"step": step, "converged": int(trials.converged.sum())}
+            run.append_metrics(workdir, done)
+        before = step
+        yield step, trials
+
+
+def toys(config: Config, workdir: Path) -> dict:
+    """Every measure at every stage, for each task and M."""
+    tasks, branches = sorted(set(config.tasks)), sorted(set(config.branches))
+    table = sweeps.settings(
+        task=tasks,
+        num_branches=branches,
+        negative_slope=config.negative_slope,
+        init_scale=config.init_scale,
+        learning_rate=config.learning_rate,
+        trial=range(config.trials),
+    )
+    example = max((m for m in branches if m <= EXAMPLE_BRANCHES), default=branches[0])
+    scales, examples = {}, {task: [] for task in tasks}
+    stages = {task: [] for task in tasks}
+    for step, trials in train_stages(config, workdir, table):
+        for task in tasks:
+            measured = {}
+            for m in branches:
+                part = trials.select((table.task == task) & (table.num_branches == m))
+                first = scales.get((task, m))
+                measured[m] = measure_toys(config, part, m, first)
+                scales.setdefault((task, m), measured[m]["scales"])
+                if m == example:
+                    examples[task].append(one_hessian(config, part, step, m))
+            stages[task].append((step, measured))
+    return {
+        "tasks": {task: outcome(config, stages[task], examples[task]) for task in tasks}
+    }
+
+
+def measure_toys(config: Config, trials: sweeps.Trials, num_branches: int, scales):
+    """Measures of each network, in a dict of NumPy arrays whose last axis is trials.
+
+    Args:
+      scales: initial root mean squares of the two factors and initial norm of the
+        gradient, `[3, T]`; None at step 0.
+    """
+    arrays = columns(trials, num_branches)
+    size = (2 * num_branches) ** 2
+    with jax.enable_x64(config.float64):
+        dtype = np.float64 if config.float64 else np.float32
+        arrays = [np.asarray(a, dtype) for a in arrays]
+        keys = jax.random.split(jax.random.key(config.seed), trials.error.size)
+        measured = measure_all(
+            (*arrays, keys),
+            None if scales is None else np.asarray(scales.T, dtype),
+            num_branches=num_branches,
+            negative_slope=config.negative_slope,
+            batch_size=max(1, HESSIAN_ELEMENTS // size),
+        )
+        measured = jax.device_get(measured)
+    measured = {name: np.moveaxis(value, 0, -1) for name, value in measured.items()}
+    defined = ~trials.diverged
+    return measured | {"defined": defined, "converged": trials.converged}
+
+
+def columns(trials: sweeps.Trials, num_branches: int) -> list[np.ndarray]:
+    """w, b `[T, M]` and x, y `[T, N]` of networks of one M."""
+    narrow = (trials.w[:num_branches], trials.b[:num_branches], trials.x, trials.y)
+    return [np.ascontiguousarray(column.T) for column in narrow]
+
+
+@partial(jax.jit, static_argnames=("num_branches", "negative_slope", "batch_size"))
+def measure_all(networks, scales, *, num_branches, negative_slope, batch_size):
+    """`measure_one` of all networks, a batch at a time."""
+
+    def one(arguments):
+        return measure_one(*arguments, num_branches, negative_slope)
+
+    return jax.lax.map(one, (*networks, scales), batch_size=batch_size)
+
+
+def measure_one(w, b, x, y, key, scales, num_branches, negative_slope):
+    """What is measured of one network, at one stage."""
+    network = toy.toy_network(num_branches, negative_slope=negative_slope)
+    respond = gradients.frozen_responses(network, ())
+    params = {"w": w, "b": b}
+    v, _ = network.responses(params, (), x)
+    h = hessian.dense_hessian(respond, squared_error, params, x, y)
+    norms = hessian.block_norms(h)
+    order = jnp.argsort(-jnp.diagonal(norms))
+    ratio = hessian.offdiagonal_ratio(norms)
+    control = hessian.regrouped_ratios(h, key, REGROUPINGS).mean()
+    small = norms < SMALL_BLOCK * jnp.diagonal(norms).max()
+    pairs = jnp.maximum(num_branches * (num_branches - 1), 1)
+    collaborative = gradients.collaborative_factor(
+        lambda f: squared_error(f, y), v.sum(0)
+    )
+    gradient = jax.grad(hessian.total_loss, argnums=2)
+    gradient = gradient(respond, squared_error, params, x, y)
+    gradient_norm = jnp.hypot(*map(jnp.linalg.norm, gradient.values()))
+    if scales is None:
+        squares = gradients.distributive_norms(respond, params, x) ** 2
+        # Each branch has two parameters.
+        means = jnp.stack([squares.mean() / 2, (collaborative**2).mean()])
+        scales = jnp.append(jnp.sqrt(means), gradient_norm)
+    distributive = gradients.distributive_shares(
+        respond, params, x, scales[0], thresholds=THRESHOLDS
+    )
+    collaborative = gradients.collaborative_shares(
+        collaborative, scales[1], thresholds=THRESHOLDS
+    )
+    return {
+        "offdiagonal_ratio": ratio,
+        "mean_pair_ratio": hessian.mean_pair_ratio(norms),
+        "control_ratio": control,
+        "ratio_to_control": ratio / control,
+        "small_blocks": (small & ~jnp.eye(num_branches, dtype=bool)).sum() / pairs,
+        "block_norms": norms[order][:, order],
+        "spectrum": hessian.spectrum(h),
+        "branch_spectra": hessian.branch_spectra(h)[order],
+        "index": specialization_index(covariance(v)),
+        "distributive": distributive,
+        "collaborative": collaborative,
+        "vanishing_difference": (distributive - collaborative)[VANISHING],
+        "gradient_norm": gradient_norm / scales[2],
+        "scales": scales,
+    }
+
+
+def one_hessian(config: Config, trials: sweeps.Trials, step: int, num_branches: int):
+    """The whole Hessian of the first network, `[M P, M P]`, for the heat maps."""
+    w, b, x, y = (column[0] for column in columns(trials, num_branches))
+    network = toy.toy_network(num_branches, negative_slope=config.negative_slope)
+    respond = gradients.frozen_responses(network, ())
+    h = hessian.dense_hessian(respond, squared_error, {"w": w, "b": b}, x, y)
+    ratio = hessian.offdiagonal_ratio(hessian.block_norms(h))
+    size = 2 * num_branches
+    return {
+        "step": step,
+        "branches": num_branches,
+        "offdiagonal_ratio": ratio,
+        "hessian": h.reshape(size, size),
+    }
+
+
+AVERAGED = (
+    "offdiagonal_ratio",
+    "mean_pair_ratio",
+    "control_ratio",
+    "ratio_to_control",
+    "small_blocks",
+    "vanishing_difference",
+    "index",
+    "largest_eigenvalue",
+    "gradient_norm",
+)
+
+
+def outcome(config: Config, stages: list, examples: list) -> dict:
+    """What results.json holds for a task; single numbers are those of the largest M."""
+    branches = sorted(stages[0][1])
+    largest, last = branches[-1], stages[-1][1]
+    records = []
+    for step, measured in stages:
+        for data in measured.values():
+            data["largest_eigenvalue"] = data["spectrum"][-1]
+        record = stage_record(config, measured[largest])
+        record["measures"] = {name: means(measured, name) for name in AVERAGED}
+        records.append({"step": step, **record})
+    return {
+        "branches": branches,
+        "trials": config.trials,
+        "diverged": [(~data["defined"]).sum() for data in last.values()],
+        "stages": records,
+        "observations": evaluate_hessian(
+            branches, records[-1]["measures"], records[0]["measures"]
+        ),
+        "equilibria": {
+            "thresholds": gradients.THRESHOLDS,
+            "converged": equilibrium(last, lambda data: data["converged"]),
+            "stuck": equilibrium(last, lambda data: ~data["converged"]),
+        },
+        "example": examples,
+    }
+
+
+def means(measured: dict, name: str, chosen=lambda data: True, rows=...) -> dict:
+    """Mean and interval over the trials that count, stacked over M.
+
+    Those count that did not diverge, are `chosen` and have the measure defined.
+    """
+    values = np.stack([data[name][rows] for data in measured.values()])
+    where = [data["defined"] & chosen(data) for data in measured.values()]
+    where = np.stack(where).reshape(len(where), *(1,) * (values.ndim - 2), -1)
+    mean, interval = mean_interval(values, where & np.isfinite(values))
+    return {"mean": mean, "interval": interval}
+
+
+def stage_record(config: Config, data: dict) -> dict:
+    """Distributions over the networks of one M, at one stage."""
+    limit = 2 / config.learning_rate
+    defined, largest = data["defined"], data["largest_eigenvalue"]
+    above, above_interval = rate_interval(largest > limit, defined)
+    ratio, index = data["offdiagonal_ratio"], data["index"]
+    both = defined & np.isfinite(ratio)
+    rho, rho_interval = rank_correlation(ratio[both], index[both])
+    return {
+        "block_norms": over_trials(data, "block_norms"),
+        "offdiagonal_ratio": over_trials(data, "offdiagonal_ratio"),
+        "offdiagonal_ratio_quantiles": quantiles(ratio[both]),
+        "spectra": {
+            "limit": limit,
+            "largest_quantiles": quantiles(largest[defined]),
+            "above_limit": above,
+            "above_limit_interval": above_interval,
+            "whole": over_trials(data, "spectrum"),
+            "branches": over_trials(data, "branch_spectra"),
+        },
+        "factors": {
+            "thresholds": THRESHOLDS,
+            "distributive": over_trials(data, "distributive"),
+            "collaborative": over_trials(data, "collaborative"),
+        },
+        "index": {
+            "ratios": ratio[both],
+            "indices": index[both],
+            "rank_correlation": rho,
+            "rank_correlation_interval": rho_interval,
+        },
+    }
+
+
+def over_trials(data: dict, name: str):
+    """Mean over the trials that did not diverge; NaN if none is left."""
+    where = data["defined"] & np.isfinite(data[name])
+    return mean_interval(data[name], where)[0]
+
+
+def quantiles(values):
+    if not values.size:
+        return np.full(len(QUANTILES), np.nan)
+    return np.quantile(values, QUANTILES)
+
+
+def equilibrium(measured: dict, chosen) -> dict:
+    """Shares of vanishing factors at the last step, for the chosen trials of each M."""
+    counts = [int((data["defined"] & chosen(data)).sum()) for data in measured.values()]
+    shares = {
+        name: means(measured, name, chosen, REPORTED)
+        for name in ("distributive", "collaborative")
+    }
+    single = {
+        name: means(measured, name, chosen)
+        for name in ("vanishing_difference", "gradient_norm")
+    }
+    return {"trials": counts, **shares, **single}
+
+
+def summary(results: dict) -> str:
+    """The table that ends a run."""
+    lines = []
+    for task, data in results["tasks"].items():
+        lines += [
+            f"{task}, {data['trials']} networks for each M",
+            "   M  off-diagonal ratio: start    end  control   largest eigenvalue",
+        ]
+        first, last = (data["stages"][i]["measures"] for i in (0, -1))
+        limit = data["stages"][-1]["spectra"]["limit"]
+        for i, m in enumerate(data["branches"]):
+            start, end, control, eigenvalue = (
+                number(measures[name]["mean"][i])
+                for measures, name in (
+                    (first, "offdiagonal_ratio"),
+                    (last, "offdiagonal_ratio"),
+                    (last, "control_ratio"),
+                    (last, "largest_eigenvalue"),
+                )
+            )
+            lines.append(
+                f"{m:4}                      {start:>6} {end:>6}   {control:>6}"
+                f"        {eigenvalue:>6}, limit {limit:g}"
+            )
+        verdict = {True: "holds", False: "does not hold", None: "undefined"}
+        for key, item in data["observations"].items():
+            low, high = map(number, item["interval"])
+            lines.append(
+                f"{key} {item['claim']}: {item['measure']} {number(item['value'])} "
+                f"({low}, {high}), limit {item['threshold']}: {verdict[item['holds']]}"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    run.command_line(Config, main, NAME, __doc__)
