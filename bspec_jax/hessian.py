@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from bspec_jax.gradients import Respond
@@ -259,20 +260,28 @@ def regrouped_ratios(
     return jax.lax.map(one, jax.random.split(key, count))
 
 
-def branch_spectra(hessian: Float[Array, "M P M P"]) -> Float[Array, "M P"]:
-    """Eigenvalues of each branch's own block, ascending."""
-    k = jnp.arange(hessian.shape[0])
-    return jnp.linalg.eigvalsh(hessian[k, :, k, :])
+def branch_spectra(
+    hessian: Float[Array | np.ndarray, "*T M P M P"],
+) -> Float[np.ndarray, "*T M P"]:
+    """Eigenvalues of each branch's own block, ascending; computed as in `spectrum`."""
+    own = np.einsum("...kpkq->...kpq", np.asarray(hessian))
+    return np.linalg.eigvalsh(own)
 
 
-def spectrum(hessian: Float[Array, "M P M P"]) -> Float[Array, " MP"]:
-    """Eigenvalues of the whole Hessian, ascending.
+def spectrum(
+    hessian: Float[Array | np.ndarray, "*T M P M P"],
+) -> Float[np.ndarray, "*T MP"]:
+    """Eigenvalues of the whole Hessian, ascending, or of a stack of Hessians.
 
     Gradient descent is stable near a minimum while the largest is below
     2 / learning rate (eq. 7).
+
+    NumPy computes them on the host: two batches of eigenvalue problems in one compiled
+    program can wait for each other for ever in XLA's thread pool (jaxlib 0.10.2, CPU).
     """
-    m, p = hessian.shape[:2]
-    return jnp.linalg.eigvalsh(hessian.reshape(m * p, m * p))
+    hessian = np.asarray(hessian)
+    *stack, m, p, _, _ = hessian.shape
+    return np.linalg.eigvalsh(hessian.reshape(*stack, m * p, m * p))
 
 
 def offdiagonal_ratio(norms: Float[Array, "M M"]) -> Float[Array, ""]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from bspec_jax.gradients import Respond
@@ -75,7 +76,6 @@ def estimate_block_norms(
     return EstimatedNorms(norms, error / (2 * jnp.where(norms > 0, norms, 1)))
 
 
-@partial(jax.jit, static_argnames=("respond", "loss", "num_products"))
 def lanczos_spectra(
     respond: Respond,
     loss: ExampleLoss,
@@ -85,7 +85,7 @@ def lanczos_spectra(
     key: Key[Array, ""],
     *,
     num_products: int = 32,
-) -> Float[Array, "M num_products"]:
+) -> Float[np.ndarray, "M num_products"]:
     """Ritz values of each branch's own block H_kk, ascending.
 
     The outermost are close to the extreme eigenvalues; after P products all are
@@ -96,6 +96,12 @@ def lanczos_spectra(
     Raises:
       ValueError: for more products than a branch has parameters.
     """
+    arguments = respond, loss, params, examples, targets, key, num_products
+    return _ritz_values(*_branch_coefficients(*arguments))
+
+
+@partial(jax.jit, static_argnames=("respond", "loss", "num_products"))
+def _branch_coefficients(respond, loss, params, examples, targets, key, num_products):
     flat, unravel = ravel_branches(params)
     f, columns = branch_columns(respond, loss, params, examples, targets)
 
@@ -113,12 +119,12 @@ def lanczos_spectra(
         return pullback(weighted)[0] + residual
 
     start = jax.random.normal(key, flat.shape, flat.dtype)
-    return lanczos(own_blocks, start, num_products)
+    return _lanczos_coefficients(own_blocks, start, num_products)
 
 
 def lanczos(
     product: Callable[[Array], Array], start: Float[Array, "B D"], num_products: int
-) -> Float[Array, "B num_products"]:
+) -> Float[np.ndarray, "B num_products"]:
     """Ritz values, ascending, of B symmetric operators that act side by side.
 
     With full reorthogonalisation. Where the space that a start vector spans is
@@ -136,6 +142,15 @@ def lanczos(
     Raises:
       ValueError: for more products than D.
     """
+    iterate = jax.jit(_lanczos_coefficients, static_argnums=(0, 2))
+    return _ritz_values(*iterate(product, start, num_products))
+
+
+def _lanczos_coefficients(product, start, num_products):
+    """Diagonal and subdiagonal of the tridiagonal matrices, `[num_products, B]`.
+
+    The subdiagonal is zero from where the space is exhausted.
+    """
     count, size = start.shape
     if not 1 <= num_products <= size:
         raise ValueError(f"num_products must be in 1..{size}, got {num_products}")
@@ -143,38 +158,34 @@ def lanczos(
 
     def normalise(w, scale):
         length = jnp.linalg.norm(w, axis=1)
-        alive = length > tolerance * scale
-        return jnp.where(alive, length, 0), jnp.where(
-            alive[:, None], w / jnp.where(alive, length, 1)[:, None], 0
-        )
+        length = jnp.where(length > tolerance * scale, length, 0)
+        return length, w / jnp.where(length > 0, length, jnp.inf)[:, None]
 
     def step(i, carry):
-        basis, diagonal, offdiagonal, q, scale = carry
+        basis, diagonal, subdiagonal, q, scale = carry
         basis = basis.at[i].set(q)
         w = product(q)
-        alpha = (q * w).sum(1)
+        diagonal = diagonal.at[i].set((q * w).sum(1))
         scale = jnp.maximum(scale, jnp.linalg.norm(w, axis=1))
-        for _ in range(2):  # twice is enough (Parlett)
+        for _ in range(2):  # once more for what rounding leaves
             shares = jnp.einsum("ibd,bd->ib", basis, w, precision="highest")
             w = w - jnp.einsum("ib,ibd->bd", shares, basis, precision="highest")
-        beta, q = normalise(w, scale)
-        diagonal = diagonal.at[i].set(alpha)
-        return basis, diagonal, offdiagonal.at[i].set(beta), q, scale
+        length, q = normalise(w, scale)
+        return basis, diagonal, subdiagonal.at[i].set(length), q, scale
 
+    basis = jnp.zeros((num_products, *start.shape), start.dtype)
     zeros = jnp.zeros((num_products, count), start.dtype)
-    _, q = normalise(start, jnp.zeros(count, start.dtype))
-    carry = (jnp.zeros((num_products, *start.shape), start.dtype), zeros, zeros)
-    carry = (*carry, q, jnp.zeros(count, start.dtype))
-    _, diagonal, offdiagonal, _, scale = jax.lax.fori_loop(0, num_products, step, carry)
+    scale = zeros[0]
+    carry = (basis, zeros, zeros, normalise(start, scale)[1], scale)
+    return jax.lax.fori_loop(0, num_products, step, carry)[1:3]
 
-    def ritz(diagonal, offdiagonal, scale):
-        # Rows after the first zero of the subdiagonal were never reached.
-        before = jnp.concatenate([jnp.ones(1), offdiagonal[:-1]])
-        reached = jnp.cumprod(before != 0).astype(bool)
-        beyond = 4 * scale + 1  # larger than every Ritz value
-        between = jnp.diag(offdiagonal[:-1], 1)
-        matrix = jnp.diag(jnp.where(reached, diagonal, beyond)) + between + between.T
-        values = jnp.linalg.eigvalsh(matrix)
-        return jnp.where(jnp.arange(num_products) < reached.sum(), values, jnp.nan)
 
-    return jax.vmap(ritz)(diagonal.T, offdiagonal.T, scale)
+def _ritz_values(diagonal, subdiagonal):
+    # On the host, for the reason that `hessian.spectrum` gives.
+    diagonal, subdiagonal = np.asarray(diagonal), np.asarray(subdiagonal)
+    values = np.full(diagonal.T.shape, np.nan, diagonal.dtype)
+    for row, main, below in zip(values, diagonal.T, subdiagonal.T, strict=True):
+        reached = 1 + int(np.cumprod(below[:-1] > 0).sum())
+        matrix = np.diag(main[:reached]) + np.diag(below[: reached - 1], -1)
+        row[:reached] = np.linalg.eigvalsh(matrix)  # of the lower triangle
+    return values

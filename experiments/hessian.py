@@ -6,7 +6,9 @@ Trains many networks by gradient descent and takes the exact Hessian at several 
 how much of it lies outside the branches' own blocks, against the same parameters
 regrouped at random (observation 7); its eigenvalues against 2 / learning rate; how the
 ratio goes with the index S; and how many distributive and collaborative factors vanish
-(the conjecture of section 8).
+(the conjecture of section 8). Expected with the defaults (seed 0, under a minute on 2
+cores): at M = 30 the off-diagonal ratio falls from 3.6 to 1.25 (Toy 1) and 0.92 (Toy
+2), against 1.40 and 1.14 for parameters regrouped at random.
 """
 
 import dataclasses
@@ -24,7 +26,11 @@ import numpy as np
 from bspec_jax import figures, gradients, hessian, run, sweeps, toy
 from bspec_jax.losses import squared_error
 from bspec_jax.observations import evaluate_hessian
-from bspec_jax.specialization import covariance, specialization_index
+from bspec_jax.specialization import (
+    active_branches,
+    covariance,
+    specialization_index,
+)
 from bspec_jax.statistics import mean_interval, rank_correlation, rate_interval
 
 NAME = "hessian"
@@ -186,21 +192,29 @@ def measure_toys(config: Config, trials: sweeps.Trials, num_branches: int, scale
       scales: initial root mean squares of the two factors and initial norm of the
         gradient, `[3, T]`; None at step 0.
     """
-    arrays = columns(trials, num_branches)
-    size = (2 * num_branches) ** 2
+    dtype = np.float64 if config.float64 else np.float32
+    arrays = [np.asarray(column, dtype) for column in columns(trials, num_branches)]
+    if scales is not None:
+        arrays.append(np.asarray(scales.T, dtype))
+    total = trials.error.size
+    size = min(total, max(1, HESSIAN_ELEMENTS // (2 * num_branches) ** 2))
+    options = {"negative_slope": config.negative_slope}
+    batches = []
     with jax.enable_x64(config.float64):
-        dtype = np.float64 if config.float64 else np.float32
-        arrays = [np.asarray(a, dtype) for a in arrays]
-        keys = jax.random.split(jax.random.key(config.seed), trials.error.size)
-        measured = measure_all(
-            (*arrays, keys),
-            None if scales is None else np.asarray(scales.T, dtype),
-            num_branches=num_branches,
-            negative_slope=config.negative_slope,
-            batch_size=max(1, HESSIAN_ELEMENTS // size),
-        )
-        measured = jax.device_get(measured)
-    measured = {name: np.moveaxis(value, 0, -1) for name, value in measured.items()}
+        keys = jax.random.split(jax.random.key(config.seed), total)
+        for start in range(0, total, size):
+            index = np.arange(start, start + size) % total  # one shape
+            batch = (keys[index], *(array[index] for array in arrays))
+            h, measured = jax.device_get(measure_batch(batch, **options))
+            measured["spectrum"] = hessian.spectrum(h)
+            order = measured.pop("order")
+            own = hessian.branch_spectra(h)
+            measured["branch_spectra"] = np.take_along_axis(own, order[..., None], 1)
+            batches.append(measured)
+    measured = {
+        name: np.moveaxis(np.concatenate([b[name] for b in batches])[:total], 0, -1)
+        for name in batches[0]
+    }
     defined = ~trials.diverged
     return measured | {"defined": defined, "converged": trials.converged}
 
@@ -211,18 +225,15 @@ def columns(trials: sweeps.Trials, num_branches: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(column.T) for column in narrow]
 
 
-@partial(jax.jit, static_argnames=("num_branches", "negative_slope", "batch_size"))
-def measure_all(networks, scales, *, num_branches, negative_slope, batch_size):
-    """`measure_one` of all networks, a batch at a time."""
-
-    def one(arguments):
-        return measure_one(*arguments, num_branches, negative_slope)
-
-    return jax.lax.map(one, (*networks, scales), batch_size=batch_size)
+@partial(jax.jit, static_argnames="negative_slope")
+def measure_batch(networks, *, negative_slope):
+    """`measure_one` of many networks."""
+    return jax.vmap(partial(measure_one, negative_slope))(*networks)
 
 
-def measure_one(w, b, x, y, key, scales, num_branches, negative_slope):
-    """What is measured of one network, at one stage."""
+def measure_one(negative_slope, key, w, b, x, y, scales=None):
+    """The Hessian of one network at one stage, and what is measured of it."""
+    num_branches = w.size
     network = toy.toy_network(num_branches, negative_slope=negative_slope)
     respond = gradients.frozen_responses(network, ())
     params = {"w": w, "b": b}
@@ -232,6 +243,8 @@ def measure_one(w, b, x, y, key, scales, num_branches, negative_slope):
     order = jnp.argsort(-jnp.diagonal(norms))
     ratio = hessian.offdiagonal_ratio(norms)
     control = hessian.regrouped_ratios(h, key, REGROUPINGS).mean()
+    active = active_branches(v)
+    both = active[:, None] & active
     small = norms < SMALL_BLOCK * jnp.diagonal(norms).max()
     pairs = jnp.maximum(num_branches * (num_branches - 1), 1)
     collaborative = gradients.collaborative_factor(
@@ -251,15 +264,15 @@ def measure_one(w, b, x, y, key, scales, num_branches, negative_slope):
     collaborative = gradients.collaborative_shares(
         collaborative, scales[1], thresholds=THRESHOLDS
     )
-    return {
+    return h, {
         "offdiagonal_ratio": ratio,
         "mean_pair_ratio": hessian.mean_pair_ratio(norms),
+        "active_pair_ratio": hessian.mean_pair_ratio(jnp.where(both, norms, 0)),
         "control_ratio": control,
         "ratio_to_control": ratio / control,
         "small_blocks": (small & ~jnp.eye(num_branches, dtype=bool)).sum() / pairs,
         "block_norms": norms[order][:, order],
-        "spectrum": hessian.spectrum(h),
-        "branch_spectra": hessian.branch_spectra(h)[order],
+        "order": order,
         "index": specialization_index(covariance(v)),
         "distributive": distributive,
         "collaborative": collaborative,
@@ -288,6 +301,7 @@ def one_hessian(config: Config, trials: sweeps.Trials, step: int, num_branches: 
 AVERAGED = (
     "offdiagonal_ratio",
     "mean_pair_ratio",
+    "active_pair_ratio",  # the same between active branches only
     "control_ratio",
     "ratio_to_control",
     "small_blocks",

@@ -288,6 +288,9 @@ def test_spectra(x64):
     size = h.shape[0] * h.shape[1]
     expected = np.linalg.eigvalsh(np.asarray(h).reshape(size, size))
     assert_allclose(hessian.spectrum(h), expected, rtol=1e-9, atol=1e-12)
+    stack = np.stack([h, 2 * h])
+    assert_allclose(hessian.spectrum(stack), hessian.spectrum(h) * [[1], [2]])
+    assert_allclose(hessian.branch_spectra(stack)[1], 2 * hessian.branch_spectra(h))
     for k, values in enumerate(hessian.branch_spectra(h)):
         expected = np.linalg.eigvalsh(h[k, :, k])
         assert_allclose(values, expected, rtol=1e-9, atol=1e-12)
