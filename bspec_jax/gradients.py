@@ -27,22 +27,32 @@ THRESHOLDS = (1e-3, 1e-2, 1e-1)
 
 
 def frozen_responses(
-    network: BranchedNetwork, state: Tree, *, example_axis: int = 0, **kwargs
+    network: BranchedNetwork,
+    state: Tree,
+    *,
+    example_axis: int | tuple[int, ...] = 0,
+    **kwargs,
 ) -> Respond:
     """`(params, example) -> v`, `[M, *C]`, of a network whose state stays as it is.
 
     Args:
-      network: whose branches take one positional input (a tree, maybe).
+      network: whose branches take one positional input (a tree, maybe), or several.
       state: of the network; its updates are dropped.
       example_axis: where the branches expect the axis of examples: 0 for an input that
-        all share, 1 for one input per branch, `[M, N, ...]`.
+        all share, 1 for one input per branch, `[M, N, ...]`. With several positional
+        inputs a tuple of axes, one for each; an example is a tuple of inputs then.
       kwargs: given to every call. They must put a module with BatchNorm into its
         evaluation mode, such as `train=False`; see `check_frozen`.
     """
+    several = isinstance(example_axis, tuple)
+    axes = example_axis if several else (example_axis,)
 
     def respond(params, example):
-        one = jax.tree.map(lambda leaf: jnp.expand_dims(leaf, example_axis), example)
-        v, _ = network.responses(params, state, one, **kwargs)
+        inputs = [
+            jax.tree.map(lambda leaf, axis=axis: jnp.expand_dims(leaf, axis), part)
+            for part, axis in zip(example if several else (example,), axes, strict=True)
+        ]
+        v, _ = network.responses(params, state, *inputs, **kwargs)
         return v[:, 0]
 
     return respond
@@ -154,11 +164,9 @@ def distributive_shares(
         for j in jax.tree.leaves(jacobian):
             size = jnp.linalg.norm(j.reshape(len(j), c, -1), axis=1)
             counts += (size.ravel() < bounds[:, None]).sum(1)
-        return counts
+        return counts / sum(p.size for p in jax.tree.leaves(params))
 
-    counts = jax.lax.map(one, examples, batch_size=chunk_size).sum(0)
-    num_examples = jax.tree.leaves(examples)[0].shape[0]
-    return counts / (num_examples * sum(p.size for p in jax.tree.leaves(params)))
+    return jax.lax.map(one, examples, batch_size=chunk_size).mean(0)
 
 
 def collaborative_shares(

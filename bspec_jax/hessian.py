@@ -11,11 +11,15 @@ function sum_j <g_j, sum_k v_k(x_j)> has a block diagonal Hessian, so that its p
 with one unit vector in every branch at once is that column of every block. On its way
 that product also finds the same column of every J_k.
 
-The loss is a sum over examples of `loss(f_j, target_j)`. `respond` is as in
-`gradients`, and so is the choice of leaves. P below counts the chosen parameters.
-Everything is computed in the parameters' type: for float64 enable it
-(`jax.config.update("jax_enable_x64", True)`) and pass parameters of that type.
-`hessian_estimates` has what is left to do where P is too large for blocks.
+The loss is a sum over examples of `loss(f_j, target_j)`; `respond` is as in
+`gradients`. P below counts the parameters of a branch, or those of the `leaves` that
+are chosen by path as in `leaves.select_leaves`. For float64 enable it
+(`jax.config.update("jax_enable_x64", True)`) and pass parameters and examples of that
+type. Compiled code is kept for the functions `respond` and `loss`: make each of them
+once, and not anew for every call.
+
+`hessian_measures` says what a Hessian is like; `hessian_estimates` has what is left to
+do where P is too large for blocks.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,15 +28,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from bspec_jax.gradients import Respond
-from bspec_jax.leaves import ravel_branches
+from bspec_jax.leaves import ravel_branches, select_leaves
 
 Tree = Any
 ExampleLoss = Callable[[Array, Any], Array]
-MAX_BYTES = 4 * 2**30  # a Hessian larger than this is refused
+Leaves = str | Sequence[str] | None
+MAX_BYTES = 4 * 2**30  # a Hessian larger than this is refused; making it takes thrice
 
 
 class BlockHessian(NamedTuple):
@@ -60,7 +64,8 @@ def total_loss(
       respond: `(params, example) -> v`, `[M, *C]`; see `gradients.frozen_responses`.
       loss: of one example, `(f_j, target_j) -> scalar`.
       params: leaves `[M, ...]`.
-      examples, targets: leaves `[N, ...]`.
+      examples, targets: leaves `[N, ...]`. To add a residual R to f (eq. 15), make it
+        part of the targets and add it in the loss.
 
     Raises:
       ValueError: if the loss of an example is not a scalar.
@@ -75,9 +80,14 @@ def total_loss(
     return losses.sum()
 
 
-@partial(jax.jit, static_argnames=("respond", "loss"))
 def dense_hessian(
-    respond: Respond, loss: ExampleLoss, params: Tree, examples: Tree, targets: Tree
+    respond: Respond,
+    loss: ExampleLoss,
+    params: Tree,
+    examples: Tree,
+    targets: Tree,
+    *,
+    leaves: Leaves = None,
 ) -> Float[Array, "M P M P"]:
     """The exact Hessian by `jax.hessian`, for small models: the oracle of the rest.
 
@@ -86,6 +96,12 @@ def dense_hessian(
     Raises:
       ValueError: if it would not fit into `MAX_BYTES`, or the loss is not a scalar.
     """
+    return _dense(respond, loss, params, examples, targets, hashable(leaves))
+
+
+@partial(jax.jit, static_argnames=("respond", "loss", "leaves"))
+def _dense(respond, loss, params, examples, targets, leaves):
+    respond, params = choose_leaves(respond, params, leaves)
     flat, unravel = ravel_branches(params)
     _check_size(*flat.shape, flat.dtype)
 
@@ -93,6 +109,21 @@ def dense_hessian(
         return total_loss(respond, loss, unravel(flat), examples, targets)
 
     return jax.hessian(objective)(flat)
+
+
+def hashable(leaves: Leaves) -> str | tuple[str, ...] | None:
+    """The same patterns as a static argument of a compiled function."""
+    return leaves if leaves is None or isinstance(leaves, str) else tuple(leaves)
+
+
+def choose_leaves(
+    respond: Respond, params: Tree, leaves: Leaves
+) -> tuple[Respond, Tree]:
+    """`respond` as a function of the chosen leaves alone, and these; None: of all."""
+    if leaves is None:
+        return respond, params
+    chosen, restore = select_leaves(params, leaves)
+    return lambda chosen, example: respond(restore(chosen), example), chosen
 
 
 def hessian_operator(
@@ -120,6 +151,7 @@ def hessian_blocks(
     examples: Tree,
     targets: Tree,
     *,
+    leaves: Leaves = None,
     branches: Sequence[int] | None = None,
     chunk_size: int = 16,
     column_chunk: int = 1,
@@ -128,38 +160,52 @@ def hessian_blocks(
     """All blocks, by their structure: see the module's text.
 
     Arguments as in `total_loss`, and:
+      leaves: paths or patterns of the parameters; all by default.
       branches: those whose blocks are wanted, in this order; all by default.
       chunk_size, column_chunk: examples, and columns, that are worked on at a time; few
         suit a CPU's caches, more a GPU.
       progress: is told the number of examples done since it was last told.
 
     Source: eq. 12-14. Cost: P products with a Hessian over all branches and examples,
-    M times fewer than column by column; (M P)^2 numbers and, of the J_k, M C P for
-    each example of a chunk. Called again with the same functions and shapes it does
-    not compile again.
+    M times fewer than column by column; three times (M P)^2 numbers and, of the J_k,
+    M C P for each example of a chunk. Called again with the same functions and shapes
+    it does not compile again.
 
     Raises:
       ValueError: if the Hessian would not fit into `MAX_BYTES`, for a loss that is not
-        a scalar, and for branches that do not exist or are chosen twice.
+        a scalar, for leaves or branches that do not exist or are chosen twice, without
+        examples, and for chunks of less than one.
     """
-    flat, _ = ravel_branches(params)
-    branches = _check_branches(branches, flat.shape[0])
-    _check_size(len(branches), flat.shape[1], flat.dtype)
+    check_chunks(examples, chunk_size=chunk_size, column_chunk=column_chunk)
+    leaves = hashable(leaves)
+    _, chosen = choose_leaves(respond, params, leaves)
+    m, p = jax.eval_shape(lambda tree: ravel_branches(tree)[0], chosen).shape
+    branches = _check_branches(branches, m)
+    dtype = jnp.result_type(*jax.tree.leaves(chosen))
+    _check_size(len(branches), p, dtype)
     jax.eval_shape(lambda *a: total_loss(respond, loss, *a), params, examples, targets)
     total = None
     num_examples = jax.tree.leaves(examples)[0].shape[0]
     for start in range(0, num_examples, chunk_size):
         part = slice(start, start + chunk_size)
         chunk = jax.tree.map(lambda leaf, part=part: leaf[part], (examples, targets))
-        blocks = _blocks(respond, loss, params, *chunk, branches, column_chunk)
-        total = blocks if total is None else jax.tree.map(jnp.add, total, blocks)
+        blocks = _blocks(respond, loss, params, *chunk, leaves, branches, column_chunk)
+        total = blocks if total is None else _add(total, blocks)
         jax.block_until_ready(total)
         progress(min(chunk_size, num_examples - start))
     return total
 
 
-@partial(jax.jit, static_argnames=("respond", "loss", "branches", "column_chunk"))
-def _blocks(respond, loss, params, examples, targets, branches, column_chunk):
+@partial(jax.jit, donate_argnums=0)
+def _add(total, blocks):
+    return jax.tree.map(jnp.add, total, blocks)
+
+
+@partial(
+    jax.jit, static_argnames=("respond", "loss", "leaves", "branches", "column_chunk")
+)
+def _blocks(respond, loss, params, examples, targets, leaves, branches, column_chunk):
+    respond, params = choose_leaves(respond, params, leaves)
     flat, _ = ravel_branches(params)
     f, columns = branch_columns(respond, loss, params, examples, targets)
     n, c = f.shape[0], f[0].size
@@ -207,105 +253,48 @@ def branch_columns(
     return f, jax.linearize(of_frozen_factor, flat)[1]
 
 
-def check_repeatable(product: Callable[[Tree], Tree], vector: Tree, rtol: float = 1e-5):
-    """Raises ValueError if two identical products differ.
+def check_repeatable(
+    respond: Respond,
+    loss: ExampleLoss,
+    params: Tree,
+    examples: Tree,
+    targets: Tree,
+    key: Key[Array, ""],
+    *,
+    rtol: float = 1e-5,
+):
+    """Raises ValueError if two identical products with the Hessian differ.
 
-    They do where a network draws random numbers or keeps state outside its `state`;
-    rounding differs by less than `rtol` of the largest entry, also on a GPU.
+    They do where a network draws random numbers of its own or reads what changes
+    outside JAX. The network is traced anew for each product; rounding differs by less
+    than `rtol` of the largest entry, also on a GPU. For BatchNorm see
+    `gradients.check_frozen`. Arguments as in `total_loss`.
     """
-    first, second = (jax.tree.leaves(product(vector)) for _ in range(2))
-    for a, b in zip(first, second, strict=True):
-        scale, gap = jnp.abs(a).max(), jnp.abs(a - b).max()
-        if not gap <= rtol * scale:
-            raise ValueError(
-                f"two identical products differ by {gap:.2g} in entries of up to "
-                f"{scale:.2g}: switch off dropout and freeze all state"
-            )
+    flat, unravel = ravel_branches(params)
+    vector = unravel(jax.random.normal(key, flat.shape, flat.dtype))
+
+    def product():
+        def traced(params, examples):
+            return hessian_operator(respond, loss, params, examples, targets)(vector)
+
+        return ravel_branches(jax.jit(traced)(params, examples))[0]
+
+    first, second = product(), product()
+    scale, gap = jnp.abs(first).max(), jnp.abs(first - second).max()
+    if not gap <= rtol * scale:
+        raise ValueError(
+            f"two identical products differ by {gap:.2g} in entries of up to "
+            f"{scale:.2g}: switch off dropout, and draw nothing outside JAX"
+        )
 
 
-def block_norms(
-    hessian: Float[Array, "M P M P"], groups: Int[Array, "M P"] | None = None
-) -> Float[Array, "M M"]:
-    """Frobenius norm of each block.
-
-    Args:
-      groups: the block that each parameter counts to, in 0..M-1, instead of its own
-        branch's; see `random_groups`.
-    """
-    if groups is None:
-        return jnp.sqrt((hessian**2).sum((1, 3)))
-    member = jax.nn.one_hot(groups.ravel(), len(groups), dtype=hessian.dtype)
-    squares = (hessian**2).reshape(groups.size, groups.size)
-    norms = jnp.linalg.multi_dot((member.T, squares, member), precision="highest")
-    return jnp.sqrt(norms)
-
-
-def random_groups(
-    key: Key[Array, ""], num_branches: int, num_params: int
-) -> Int[Array, "M P"]:
-    """All parameters dealt at random into M groups of P: the Hessian's control."""
-    own = jnp.repeat(jnp.arange(num_branches), num_params)
-    return jax.random.permutation(key, own).reshape(num_branches, num_params)
-
-
-def regrouped_ratios(
-    hessian: Float[Array, "M P M P"], key: Key[Array, ""], count: int
-) -> Float[Array, " count"]:
-    """`offdiagonal_ratio` of `count` random regroupings of the same parameters."""
-
-    def one(key):
-        groups = random_groups(key, *hessian.shape[:2])
-        return offdiagonal_ratio(block_norms(hessian, groups))
-
-    return jax.lax.map(one, jax.random.split(key, count))
-
-
-def branch_spectra(
-    hessian: Float[Array | np.ndarray, "*T M P M P"],
-) -> Float[np.ndarray, "*T M P"]:
-    """Eigenvalues of each branch's own block, ascending; computed as in `spectrum`."""
-    own = np.einsum("...kpkq->...kpq", np.asarray(hessian))
-    return np.linalg.eigvalsh(own)
-
-
-def spectrum(
-    hessian: Float[Array | np.ndarray, "*T M P M P"],
-) -> Float[np.ndarray, "*T MP"]:
-    """Eigenvalues of the whole Hessian, ascending, or of a stack of Hessians.
-
-    Gradient descent is stable near a minimum while the largest is below
-    2 / learning rate (eq. 7).
-
-    NumPy computes them on the host: two batches of eigenvalue problems in one compiled
-    program can wait for each other for ever in XLA's thread pool (jaxlib 0.10.2, CPU).
-    """
-    hessian = np.asarray(hessian)
-    *stack, m, p, _, _ = hessian.shape
-    return np.linalg.eigvalsh(hessian.reshape(*stack, m * p, m * p))
-
-
-def offdiagonal_ratio(norms: Float[Array, "M M"]) -> Float[Array, ""]:
-    """sqrt(sum_(k != l) ||H_kl||^2 / sum_k ||H_kk||^2).
-
-    NaN where no branch has any curvature of its own; write it as null.
-    """
-    squares = norms**2
-    diagonal = jnp.trace(squares)
-    return jnp.sqrt(
-        jnp.where(diagonal > 0, (squares.sum() - diagonal) / diagonal, jnp.nan)
-    )
-
-
-def mean_pair_ratio(norms: Float[Array, "M M"]) -> Float[Array, ""]:
-    """Mean over pairs of ||H_kl|| / sqrt(||H_kk|| ||H_ll||).
-
-    Over the pairs in which both have curvature; NaN where there is none.
-    """
-    own = jnp.sqrt(jnp.diagonal(norms))
-    scale = own[:, None] * own
-    pairs = jnp.triu(scale > 0, 1)
-    ratios = jnp.where(pairs, norms / jnp.where(scale > 0, scale, 1), 0)
-    return ratios.sum() / jnp.where(pairs.any(), pairs.sum(), jnp.nan)
+def check_chunks(examples: Tree, **sizes: int) -> None:
+    """Raises ValueError if there is no example, or a chunk's size is below one."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+    if not jax.tree.leaves(examples)[0].shape[0]:
+        raise ValueError("there are no examples to sum the loss over")
 
 
 def _check_branches(branches, num_branches) -> tuple[int, ...]:
@@ -325,6 +314,6 @@ def _check_size(m, p, dtype):
         raise ValueError(
             f"the Hessian of {m} branches with {p:,} parameters each would take "
             f"{needed / 2**30:,.1f} GiB, and {MAX_BYTES / 2**30:,.1f} are allowed: "
-            "choose fewer leaves (leaves.select_leaves) or branches (hessian_blocks), "
-            "or estimate (hessian_estimates.estimate_block_norms, lanczos_spectra)"
+            "choose fewer leaves or branches, or estimate "
+            "(hessian_estimates.estimate_block_norms, lanczos_spectra)"
         )

@@ -1,7 +1,8 @@
 """Block norms and spectra of a Hessian that is too large to be formed.
 
 Both come from products with the Hessian alone. Arguments that are not named are those
-of `hessian.total_loss`; all examples are held at once.
+of `hessian.total_loss` and `hessian.hessian_blocks`; `chunk_size` is the number of
+examples that are worked on at a time, all of them by default, which is fastest.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from bspec_jax.gradients import Respond
-from bspec_jax.hessian import ExampleLoss, Tree, branch_columns, hessian_operator
+from bspec_jax.hessian import (
+    ExampleLoss,
+    Leaves,
+    Tree,
+    branch_columns,
+    check_chunks,
+    choose_leaves,
+    hashable,
+    hessian_operator,
+)
 from bspec_jax.leaves import ravel_branches
 
 
@@ -25,7 +35,6 @@ class EstimatedNorms(NamedTuple):
     standard_error: Float[Array, "M M"]
 
 
-@partial(jax.jit, static_argnames=("respond", "loss", "probes"))
 def estimate_block_norms(
     respond: Respond,
     loss: ExampleLoss,
@@ -34,14 +43,18 @@ def estimate_block_norms(
     targets: Tree,
     key: Key[Array, ""],
     *,
+    leaves: Leaves = None,
     probes: int = 32,
     groups: Int[Array, "M P"] | None = None,
+    chunk_size: int | None = None,
+    progress: Callable[[int], None] = lambda probes_done: None,
 ) -> EstimatedNorms:
     """Frobenius norms of the blocks: ||H_kl||^2 = E ||H_kl z||^2 over random signs z.
 
     Args:
       probes: vectors of signs, at least 2.
-      groups: as in `hessian.block_norms`, for the control.
+      groups: as in `hessian_measures.block_norms`, for the control.
+      progress: is told the number of probes done since it was last told.
 
     The squares are unbiased, with the spread over probes for their standard error; that
     of a norm follows by the delta method.
@@ -54,26 +67,40 @@ def estimate_block_norms(
     """
     if probes < 2:
         raise ValueError(f"the standard error takes at least 2 probes, got {probes}")
+    chunk_size = _whole_chunks(examples, chunk_size)
+    arguments = respond, loss, params, examples, targets
+    samples = []
+    for probe in jax.random.split(key, probes):
+        options = groups, hashable(leaves), chunk_size
+        samples.append(jax.block_until_ready(_probe(*arguments, probe, *options)))
+        progress(1)
+    samples = jnp.stack(samples)
+    norms = jnp.sqrt(samples.mean(0))
+    error = samples.std(0, ddof=1) / jnp.sqrt(probes)
+    return EstimatedNorms(norms, error / (2 * jnp.where(norms > 0, norms, 1)))
+
+
+@partial(jax.jit, static_argnames=("respond", "loss", "leaves", "chunk_size"))
+def _probe(respond, loss, params, examples, targets, key, groups, leaves, chunk_size):
+    """One sample of the squares of all norms."""
+    respond, params = choose_leaves(respond, params, leaves)
     flat, unravel = ravel_branches(params)
     m = flat.shape[0]
     if groups is None:
         groups = jnp.broadcast_to(jnp.arange(m)[:, None], flat.shape)
-    product = hessian_operator(respond, loss, params, examples, targets)
+    signs = jax.random.rademacher(key, flat.shape, flat.dtype)
 
-    def squares(key):
-        signs = jax.random.rademacher(key, flat.shape, flat.dtype)
+    def operator(examples, targets):
+        return hessian_operator(respond, loss, params, examples, targets)
 
-        def column(group):
-            tangent = unravel(jnp.where(groups == group, signs, 0))
-            entries, _ = ravel_branches(product(tangent))
-            return jax.ops.segment_sum(entries.ravel() ** 2, groups.ravel(), m)
+    product = _sum_over_chunks(operator, examples, targets, chunk_size)
 
-        return jax.lax.map(column, jnp.arange(m)).T
+    def column(group):
+        entries = product(unravel(jnp.where(groups == group, signs, 0)))
+        entries, _ = ravel_branches(entries)
+        return jax.ops.segment_sum(entries.ravel() ** 2, groups.ravel(), m)
 
-    samples = jax.lax.map(squares, jax.random.split(key, probes))
-    norms = jnp.sqrt(samples.mean(0))
-    error = samples.std(0, ddof=1) / jnp.sqrt(probes)
-    return EstimatedNorms(norms, error / (2 * jnp.where(norms > 0, norms, 1)))
+    return jax.lax.map(column, jnp.arange(m)).T
 
 
 def lanczos_spectra(
@@ -84,7 +111,9 @@ def lanczos_spectra(
     targets: Tree,
     key: Key[Array, ""],
     *,
+    leaves: Leaves = None,
     num_products: int = 32,
+    chunk_size: int | None = None,
 ) -> Float[np.ndarray, "M num_products"]:
     """Ritz values of each branch's own block H_kk, ascending.
 
@@ -96,30 +125,73 @@ def lanczos_spectra(
     Raises:
       ValueError: for more products than a branch has parameters.
     """
-    arguments = respond, loss, params, examples, targets, key, num_products
-    return _ritz_values(*_branch_coefficients(*arguments))
+    chunk_size = _whole_chunks(examples, chunk_size)
+    arguments = respond, loss, params, examples, targets, key
+    options = hashable(leaves), num_products, chunk_size
+    return _ritz_values(*_branch_coefficients(*arguments, *options))
 
 
-@partial(jax.jit, static_argnames=("respond", "loss", "num_products"))
-def _branch_coefficients(respond, loss, params, examples, targets, key, num_products):
+@partial(
+    jax.jit, static_argnames=("respond", "loss", "leaves", "num_products", "chunk_size")
+)
+def _branch_coefficients(
+    respond, loss, params, examples, targets, key, leaves, num_products, chunk_size
+):
+    respond, params = choose_leaves(respond, params, leaves)
     flat, unravel = ravel_branches(params)
-    f, columns = branch_columns(respond, loss, params, examples, targets)
-
-    def responses(flat):
-        return jax.vmap(respond, (None, 0), 1)(unravel(flat), examples)
-
-    _, pullback = jax.vjp(responses, flat)
 
     def curve(f, target, direction):
         return jax.jvp(lambda f: jax.grad(loss)(f, target), (f,), (direction,))[1]
 
-    def own_blocks(z):
-        j, residual = columns(z)
-        weighted = jax.vmap(jax.vmap(curve), (None, None, 0))(f, targets, j)
-        return pullback(weighted)[0] + residual
+    def operator(examples, targets):
+        f, columns = branch_columns(respond, loss, params, examples, targets)
 
+        def responses(flat):
+            return jax.vmap(respond, (None, 0), 1)(unravel(flat), examples)
+
+        _, pullback = jax.vjp(responses, flat)
+
+        def own_blocks(z):
+            j, residual = columns(z)
+            weighted = jax.vmap(jax.vmap(curve), (None, None, 0))(f, targets, j)
+            return pullback(weighted)[0] + residual
+
+        return own_blocks
+
+    product = _sum_over_chunks(operator, examples, targets, chunk_size)
     start = jax.random.normal(key, flat.shape, flat.dtype)
-    return _lanczos_coefficients(own_blocks, start, num_products)
+    return _lanczos_coefficients(product, start, num_products)
+
+
+def _whole_chunks(examples, chunk_size):
+    """The chunk's size, or the number of examples where that is not larger."""
+    num_examples = jax.tree.leaves(examples)[0].shape[0]
+    check_chunks(examples, chunk_size=1 if chunk_size is None else chunk_size)
+    return min(num_examples, chunk_size or num_examples)
+
+
+def _sum_over_chunks(operator, examples, targets, chunk_size):
+    """V -> the sum over chunks of `operator(examples, targets)(v)`.
+
+    A single chunk is linearised once, for all products.
+    """
+    data = examples, targets
+    count, rest = divmod(jax.tree.leaves(examples)[0].shape[0], chunk_size)
+    if count == 1 and not rest:
+        return operator(*data)
+    head = jax.tree.map(
+        lambda x: x[: count * chunk_size].reshape(count, chunk_size, *x.shape[1:]), data
+    )
+    tail = jax.tree.map(lambda x: x[count * chunk_size :], data)
+
+    def product(v):
+        def add(total, chunk):
+            return jax.tree.map(jnp.add, total, operator(*chunk)(v)), None
+
+        total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, v), head)
+        return add(total, tail)[0] if rest else total
+
+    return product
 
 
 def lanczos(
@@ -181,7 +253,7 @@ def _lanczos_coefficients(product, start, num_products):
 
 
 def _ritz_values(diagonal, subdiagonal):
-    # On the host, for the reason that `hessian.spectrum` gives.
+    # On the host, for the reason that `hessian_measures.spectrum` gives.
     diagonal, subdiagonal = np.asarray(diagonal), np.asarray(subdiagonal)
     values = np.full(diagonal.T.shape, np.nan, diagonal.dtype)
     for row, main, below in zip(values, diagonal.T, subdiagonal.T, strict=True):

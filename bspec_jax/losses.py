@@ -18,7 +18,7 @@ def squared_error(
 
 def classification_loss(
     f: Float[Array, "*N C"],
-    label: Int[Array | np.ndarray, "*N"],
+    label: Int[Array | np.ndarray, "*N"] | int,
     *,
     clamp: bool = True,
 ) -> Float[Array, "*N"]:
@@ -35,5 +35,6 @@ def classification_loss(
     """
     p = jax.nn.softmax(2 * jax.nn.one_hot(label, f.shape[-1], dtype=f.dtype) - 1)
     if clamp:
-        f = jax.lax.clamp(-1.0, f, 1.0)  # its slope at the limits is 0, unlike clip's
+        one = jnp.ones((), f.dtype)
+        f = jax.lax.clamp(-one, f, one)  # its slope at the limits is 0, unlike clip's
     return -(p * jax.nn.log_softmax(f)).sum(-1)

@@ -48,11 +48,11 @@ def holds(
 ) -> bool | None:
     """Whether an observation holds, from the 95 % intervals of measure and control.
 
-    None where the measure or the control is undefined (NaN).
+    None where an interval is undefined (NaN), or infinite because a single run counts.
     """
     _, threshold, below, _ = OBSERVATIONS[number]
     bounds = [*interval, *(() if control_interval is None else control_interval)]
-    if any(math.isnan(bound) for bound in bounds):
+    if not all(math.isfinite(bound) for bound in bounds):
         return None
     low, high = interval
     if below:
@@ -146,8 +146,9 @@ def evaluate_hessian(
     out[7]["control"] = converged["control_ratio"]["mean"][-1]
     out[7]["control_interval"] = tuple(converged["control_ratio"]["interval"][-1])
     if out[7]["holds"]:
-        below = converged[ratio]["interval"][-1][1] < initial[ratio]["interval"][-1][0]
-        out[7]["holds"] = bool(below)
+        end, start = converged[ratio]["interval"][-1], initial[ratio]["interval"][-1]
+        defined = all(math.isfinite(bound) for bound in (*end, *start))
+        out[7]["holds"] = bool(end[1] < start[0]) if defined else None
     if out["section8"]["holds"]:  # more than the threshold, not as much
         out["section8"]["holds"] = bool(out["section8"]["interval"][0] > 0)
     return out

@@ -23,7 +23,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bspec_jax import figures, gradients, hessian, run, sweeps, toy
+from bspec_jax import figures, gradients, run, sweeps, toy
+from bspec_jax.hessian import dense_hessian, total_loss
+from bspec_jax.hessian_measures import (
+    block_norms,
+    branch_spectra,
+    expected_control_ratio,
+    mean_pair_ratio,
+    offdiagonal_ratio,
+    spectrum,
+)
 from bspec_jax.losses import squared_error
 from bspec_jax.observations import evaluate_hessian
 from bspec_jax.specialization import (
@@ -34,7 +43,6 @@ from bspec_jax.specialization import (
 from bspec_jax.statistics import mean_interval, rank_correlation, rate_interval
 
 NAME = "hessian"
-REGROUPINGS = 8  # of each network, for the control
 SMALL_BLOCK = 1e-2  # an off-diagonal block below this share of the largest diagonal one
 EXAMPLE_BRANCHES = 32  # at most so many in the heat maps
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -92,7 +100,8 @@ class Config(run.RunConfig):
         widest = max(self.branches)
         needed = len(self.tasks) * len(set(self.branches)) * self.trials
         run.check_memory(
-            sweeps.memory_estimate(needed, widest) + 8 * 8 * (2 * widest) ** 2,
+            sweeps.memory_estimate(needed, widest)
+            + 4 * (2 * self.trials * widest**2 + 8 * HESSIAN_ELEMENTS),
             f"{needed:,} networks of up to {widest:,} branches",
             "use fewer --branches or --trials",
         )
@@ -167,21 +176,25 @@ def toys(config: Config, workdir: Path) -> dict:
         trial=range(config.trials),
     )
     example = max((m for m in branches if m <= EXAMPLE_BRANCHES), default=branches[0])
-    scales, examples = {}, {task: [] for task in tasks}
-    stages = {task: [] for task in tasks}
+    scales, last = {}, {}
+    results = {task: {"stages": [], "example": []} for task in tasks}
     for step, trials in train_stages(config, workdir, table):
         for task in tasks:
             measured = {}
             for m in branches:
                 part = trials.select((table.task == task) & (table.num_branches == m))
-                first = scales.get((task, m))
-                measured[m] = measure_toys(config, part, m, first)
+                measured[m] = measure_toys(config, part, m, scales.get((task, m)))
                 scales.setdefault((task, m), measured[m]["scales"])
                 if m == example:
-                    examples[task].append(one_hessian(config, part, step, m))
-            stages[task].append((step, measured))
+                    one = one_hessian(config, part, step, m)
+                    results[task]["example"].append(one)
+                if m < branches[-1]:  # the largest arrays are told for one M alone
+                    for name in ("block_norms", "spectrum", "branch_spectra"):
+                        del measured[m][name]
+            results[task]["stages"].append(stage_record(config, step, measured))
+            last[task] = measured
     return {
-        "tasks": {task: outcome(config, stages[task], examples[task]) for task in tasks}
+        "tasks": {task: outcome(branches, results[task], last[task]) for task in tasks}
     }
 
 
@@ -201,15 +214,15 @@ def measure_toys(config: Config, trials: sweeps.Trials, num_branches: int, scale
     options = {"negative_slope": config.negative_slope}
     batches = []
     with jax.enable_x64(config.float64):
-        keys = jax.random.split(jax.random.key(config.seed), total)
         for start in range(0, total, size):
             index = np.arange(start, start + size) % total  # one shape
-            batch = (keys[index], *(array[index] for array in arrays))
+            batch = tuple(array[index] for array in arrays)
             h, measured = jax.device_get(measure_batch(batch, **options))
-            measured["spectrum"] = hessian.spectrum(h)
-            order = measured.pop("order")
-            own = hessian.branch_spectra(h)
-            measured["branch_spectra"] = np.take_along_axis(own, order[..., None], 1)
+            measured["spectrum"] = spectrum(h)
+            measured["largest_eigenvalue"] = measured["spectrum"][:, -1]
+            order = measured.pop("order")[..., None]
+            own = branch_spectra(h)
+            measured["branch_spectra"] = np.take_along_axis(own, order, 1)
             batches.append(measured)
     measured = {
         name: np.moveaxis(np.concatenate([b[name] for b in batches])[:total], 0, -1)
@@ -231,18 +244,18 @@ def measure_batch(networks, *, negative_slope):
     return jax.vmap(partial(measure_one, negative_slope))(*networks)
 
 
-def measure_one(negative_slope, key, w, b, x, y, scales=None):
+def measure_one(negative_slope, w, b, x, y, scales=None):
     """The Hessian of one network at one stage, and what is measured of it."""
     num_branches = w.size
     network = toy.toy_network(num_branches, negative_slope=negative_slope)
     respond = gradients.frozen_responses(network, ())
     params = {"w": w, "b": b}
     v, _ = network.responses(params, (), x)
-    h = hessian.dense_hessian(respond, squared_error, params, x, y)
-    norms = hessian.block_norms(h)
+    h = dense_hessian(respond, squared_error, params, x, y)
+    norms = block_norms(h)
     order = jnp.argsort(-jnp.diagonal(norms))
-    ratio = hessian.offdiagonal_ratio(norms)
-    control = hessian.regrouped_ratios(h, key, REGROUPINGS).mean()
+    ratio = offdiagonal_ratio(norms)
+    control = expected_control_ratio(h)
     active = active_branches(v)
     both = active[:, None] & active
     small = norms < SMALL_BLOCK * jnp.diagonal(norms).max()
@@ -250,7 +263,7 @@ def measure_one(negative_slope, key, w, b, x, y, scales=None):
     collaborative = gradients.collaborative_factor(
         lambda f: squared_error(f, y), v.sum(0)
     )
-    gradient = jax.grad(hessian.total_loss, argnums=2)
+    gradient = jax.grad(total_loss, argnums=2)
     gradient = gradient(respond, squared_error, params, x, y)
     gradient_norm = jnp.hypot(*map(jnp.linalg.norm, gradient.values()))
     if scales is None:
@@ -266,8 +279,8 @@ def measure_one(negative_slope, key, w, b, x, y, scales=None):
     )
     return h, {
         "offdiagonal_ratio": ratio,
-        "mean_pair_ratio": hessian.mean_pair_ratio(norms),
-        "active_pair_ratio": hessian.mean_pair_ratio(jnp.where(both, norms, 0)),
+        "mean_pair_ratio": mean_pair_ratio(norms),
+        "active_pair_ratio": mean_pair_ratio(jnp.where(both, norms, 0)),
         "control_ratio": control,
         "ratio_to_control": ratio / control,
         "small_blocks": (small & ~jnp.eye(num_branches, dtype=bool)).sum() / pairs,
@@ -287,8 +300,8 @@ def one_hessian(config: Config, trials: sweeps.Trials, step: int, num_branches: 
     w, b, x, y = (column[0] for column in columns(trials, num_branches))
     network = toy.toy_network(num_branches, negative_slope=config.negative_slope)
     respond = gradients.frozen_responses(network, ())
-    h = hessian.dense_hessian(respond, squared_error, {"w": w, "b": b}, x, y)
-    ratio = hessian.offdiagonal_ratio(hessian.block_norms(h))
+    h = dense_hessian(respond, squared_error, {"w": w, "b": b}, x, y)
+    ratio = offdiagonal_ratio(block_norms(h))
     size = 2 * num_branches
     return {
         "step": step,
@@ -312,31 +325,20 @@ AVERAGED = (
 )
 
 
-def outcome(config: Config, stages: list, examples: list) -> dict:
+def outcome(branches: list[int], found: dict, last: dict) -> dict:
     """What results.json holds for a task; single numbers are those of the largest M."""
-    branches = sorted(stages[0][1])
-    largest, last = branches[-1], stages[-1][1]
-    records = []
-    for step, measured in stages:
-        for data in measured.values():
-            data["largest_eigenvalue"] = data["spectrum"][-1]
-        record = stage_record(config, measured[largest])
-        record["measures"] = {name: means(measured, name) for name in AVERAGED}
-        records.append({"step": step, **record})
+    first_stage, last_stage = (found["stages"][i]["measures"] for i in (0, -1))
     return {
         "branches": branches,
-        "trials": config.trials,
+        "trials": next(iter(last.values()))["defined"].size,
         "diverged": [(~data["defined"]).sum() for data in last.values()],
-        "stages": records,
-        "observations": evaluate_hessian(
-            branches, records[-1]["measures"], records[0]["measures"]
-        ),
+        "observations": evaluate_hessian(branches, last_stage, first_stage),
         "equilibria": {
             "thresholds": gradients.THRESHOLDS,
             "converged": equilibrium(last, lambda data: data["converged"]),
             "stuck": equilibrium(last, lambda data: ~data["converged"]),
         },
-        "example": examples,
+        **found,
     }
 
 
@@ -352,8 +354,9 @@ def means(measured: dict, name: str, chosen=lambda data: True, rows=...) -> dict
     return {"mean": mean, "interval": interval}
 
 
-def stage_record(config: Config, data: dict) -> dict:
-    """Distributions over the networks of one M, at one stage."""
+def stage_record(config: Config, step: int, measured: dict) -> dict:
+    """Distributions over the networks of the largest M, and means for every M."""
+    data = measured[max(measured)]
     limit = 2 / config.learning_rate
     defined, largest = data["defined"], data["largest_eigenvalue"]
     above, above_interval = rate_interval(largest > limit, defined)
@@ -361,6 +364,8 @@ def stage_record(config: Config, data: dict) -> dict:
     both = defined & np.isfinite(ratio)
     rho, rho_interval = rank_correlation(ratio[both], index[both])
     return {
+        "step": step,
+        "measures": {name: means(measured, name) for name in AVERAGED},
         "block_norms": over_trials(data, "block_norms"),
         "offdiagonal_ratio": over_trials(data, "offdiagonal_ratio"),
         "offdiagonal_ratio_quantiles": quantiles(ratio[both]),

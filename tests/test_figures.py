@@ -187,7 +187,8 @@ def test_hessian_heat_maps_show_three_stages_and_every_boundary():
         vertical, horizontal = (c.get_segments() for c in ax.collections)
         assert [line[0][0] for line in vertical] == [1.5]
         assert [line[0][1] for line in horizontal] == [1.5]
-    assert len(figures.hessian_heat_maps("toy1", data[:1]).axes) == 2
+    zero = data[0] | {"hessian": [[0.0] * 4] * 4, "offdiagonal_ratio": None}
+    assert len(figures.hessian_heat_maps("toy1", [zero]).axes) == 2
 
 
 def test_hessian_ratio_plots_medians_controls_and_means():

@@ -202,3 +202,15 @@ def test_state_that_is_not_frozen_is_refused(x64):
 def test_a_loss_that_is_no_scalar():
     with pytest.raises(ValueError, match=r"must be a scalar, and has shape \(5,\)"):
         gradients.collaborative_factor(lambda f: f.sum(1), jnp.ones((N, C)))
+
+
+def test_more_pairs_than_an_integer_holds():
+    branch = from_functions(lambda key: jnp.ones(2**19), lambda w, x: w.sum() * x)
+    net = sum_of_branches(branch, 2)
+    params, state = jax.eval_shape(net.init, jax.random.key(0))
+    respond = gradients.frozen_responses(net, state)
+    x = jax.ShapeDtypeStruct((2100,), jnp.float32)
+    shares = jax.eval_shape(
+        lambda p, x: gradients.distributive_shares(respond, p, x, 1.0), params, x
+    )
+    assert shares.shape == (3,)

@@ -6,12 +6,12 @@ from flax import linen as nn
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 
 from bspec_jax import gradients, hessian, toy
 from bspec_jax.adapters import from_linen, from_nnx
 from bspec_jax.branching import from_functions, sum_of_branches
-from bspec_jax.leaves import ravel_branches, select_leaves
+from bspec_jax.leaves import ravel_branches
 from bspec_jax.losses import classification_loss, squared_error
 
 
@@ -187,15 +187,74 @@ def test_a_branch_without_response_has_blocks_of_its_parameters_only(x64):
     assert_allclose(blocks.full(), dense, rtol=1e-10, atol=1e-12)
 
 
-def test_chosen_leaves_give_the_part_of_the_whole(x64):
-    respond, loss, params, x, y = problem(unclamped_loss, 2)
-    whole = hessian.dense_hessian(respond, loss, params, x, y)
-    chosen, restore = select_leaves(params, ["hidden"])
-    blocks = hessian.hessian_blocks(
-        lambda c, example: respond(restore(c), example), loss, chosen, x, y
+@pytest.mark.parametrize("leaves", ["hidden", ["hid*"]])
+def test_chosen_leaves_give_the_part_of_the_whole(leaves, x64):
+    case = problem(unclamped_loss, 2)
+    first = case[2]["hidden"][0].size  # "hidden" comes before "out"
+    whole = hessian.dense_hessian(*case)[:, :first, :, :first]
+    blocks = hessian.hessian_blocks(*case, leaves=leaves)
+    assert_allclose(blocks.full(), whole, rtol=1e-10, atol=1e-12)
+    dense = hessian.dense_hessian(*case, leaves=leaves)
+    assert_allclose(dense, whole, rtol=1e-10, atol=1e-12)
+
+
+def test_a_leaf_that_matches_nothing(x64):
+    with pytest.raises(ValueError, match="no leaf matches 'Conv_0'; the leaves"):
+        hessian.hessian_blocks(*problem(squared, 2), leaves=["Conv_0"])
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_two_inputs_trees_of_targets_and_a_residual(sequential, x64):
+    """Inputs of each branch beside a shared one, and f = R + sum_k v_k (eq. 15)."""
+
+    def apply(params, x, c):
+        return jnp.tanh(x @ params["a"] + c["shift"]) * params["b"]
+
+    def init(key, x, c):
+        a = jax.random.normal(key, (2, 3), jnp.float64)
+        return {"a": a, "b": jnp.arange(1.0, 4.0)}
+
+    net = sum_of_branches(
+        from_functions(init, apply), 2, in_axes=(0, None), sequential=sequential
     )
-    first = params["hidden"][0].size  # "hidden" comes before "out"
-    assert_allclose(blocks.full(), whole[:, :first, :, :first], rtol=1e-10, atol=1e-12)
+    x = jax.random.normal(jax.random.key(1), (2, 5, 2), jnp.float64)
+    c = {"shift": jnp.linspace(-1, 1, 15).reshape(5, 3)}
+    params, state = net.init(jax.random.key(0), x, c)
+    residual, y = jnp.linspace(0, 2, 15).reshape(5, 3), jnp.ones((5, 3))
+
+    def of_example(f, target):
+        return classification_loss(f + target["r"], 1) + squared_error(f, target["y"])
+
+    respond = gradients.frozen_responses(net, state, example_axis=(1, 0))
+    examples, targets = (jnp.moveaxis(x, 1, 0), c), {"r": residual, "y": y}
+    blocks = hessian.hessian_blocks(
+        respond, of_example, params, examples, targets, chunk_size=2
+    )
+    flat, unravel = ravel_branches(params)
+
+    def objective(flat):
+        f, _ = net.apply(unravel(flat), state, x, c)
+        g, _ = net.apply(unravel(flat), state, x, c, residual=residual)
+        labels = jnp.ones(5, int)
+        return classification_loss(g, labels).sum() + squared_error(f, y)
+
+    dense = jax.jit(jax.hessian(objective))(flat)
+    assert_allclose(blocks.full(), dense, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
+        ({"column_chunk": -1}, "column_chunk must be at least 1, got -1"),
+    ],
+)
+def test_chunks_of_nothing(options, words, x64):
+    with pytest.raises(ValueError, match=words):
+        hessian.hessian_blocks(*problem(squared, 2), **options)
+    respond, loss, params, x, y = problem(squared, 2)
+    with pytest.raises(ValueError, match="there are no examples"):
+        hessian.hessian_blocks(respond, loss, params, x[:0], y[:0])
 
 
 def test_chosen_branches_in_their_order(x64):
@@ -236,80 +295,28 @@ def test_the_same_functions_and_shapes_compile_once(x64):
     assert len(traces) == first + 1  # the check of the loss, which is not compiled
 
 
-def test_identical_products_that_differ():
-    calls = []
+def test_a_network_that_draws_its_own_numbers_is_found(x64):
+    respond, *case = problem(squared, 2)
+    generator = np.random.default_rng(0)
 
-    def product(v):
-        calls.append(1)
-        return {"w": v["w"] * (1 + 1e-3 * (len(calls) == 2))}
+    def dropout(params, example):
+        return respond(params, example) * (generator.random(3) > 0.5)
 
-    vector = {"w": jnp.arange(3.0)}
-    with pytest.raises(ValueError, match=r"differ by 0.002 in entries of up to 2"):
-        hessian.check_repeatable(product, vector)
-    hessian.check_repeatable(product, vector)
-    hessian.check_repeatable(lambda v: v, {"w": jnp.zeros(2)})
+    hessian.check_repeatable(respond, *case, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"identical products differ by .* dropout"):
+        hessian.check_repeatable(dropout, *case, jax.random.key(0))
+
+
+def test_products_that_are_not_numbers_or_all_zero(x64):
+    respond, _, params, x, y = problem(squared, 2)
+    case = respond, squared, params, x, y, jax.random.key(0)
+    hessian.check_repeatable(respond, lambda f, y: 0.0 * f.sum(), *case[2:])
+
+    def nan(f, target):
+        return jnp.nan * f.sum() ** 2
+
     with pytest.raises(ValueError, match="differ by nan"):
-        hessian.check_repeatable(lambda v: v, jnp.array([1, jnp.nan]))
-
-
-def test_regrouping_by_hand():
-    h = jnp.arange(16.0).reshape(2, 2, 2, 2)
-    groups = jnp.array([[1, 0], [1, 0]])
-    flat = np.arange(16.0).reshape(4, 4)
-    norms = hessian.block_norms(h, groups)
-    for k in (0, 1):
-        for m in (0, 1):
-            rows, columns = ([1, 3] if i == 0 else [0, 2] for i in (k, m))
-            part = flat[np.ix_(rows, columns)]
-            assert_allclose(norms[k, m], np.linalg.norm(part), rtol=1e-6)
-    own = jnp.array([[0, 0], [1, 1]])
-    assert_allclose(hessian.block_norms(h, own), hessian.block_norms(h), rtol=1e-6)
-
-
-def test_the_control_deals_all_parameters_into_groups_of_one_size():
-    key = jax.random.key(3)
-    groups = hessian.random_groups(key, 5, 7)
-    assert_array_equal(np.bincount(groups.ravel()), [7] * 5)
-    assert (groups != jnp.arange(5)[:, None]).mean() > 0.5
-    # Over partitions, a pair of parameters shares a group with probability
-    # (P - 1) / (M P - 1); here H is 1 in the P x P entries of each branch.
-    m, p = 4, 3
-    h = jnp.zeros((m, p, m, p)).at[jnp.arange(m), :, jnp.arange(m), :].set(1)
-    ratios = hessian.regrouped_ratios(h, key, 2000)
-    within = 1 / (1 + ratios**2)  # share of the squares inside groups
-    expected = (1 + (p - 1) * (p - 1) / (m * p - 1)) / p
-    error = within.std() / 2000**0.5
-    assert len(np.unique(ratios)) > 5
-    assert abs(within.mean() - expected) < 4 * error
-
-
-def test_spectra(x64):
-    h = hessian.dense_hessian(*problem(unclamped_loss, 3))
-    size = h.shape[0] * h.shape[1]
-    expected = np.linalg.eigvalsh(np.asarray(h).reshape(size, size))
-    assert_allclose(hessian.spectrum(h), expected, rtol=1e-9, atol=1e-12)
-    stack = np.stack([h, 2 * h])
-    assert_allclose(hessian.spectrum(stack), hessian.spectrum(h) * [[1], [2]])
-    assert_allclose(hessian.branch_spectra(stack)[1], 2 * hessian.branch_spectra(h))
-    for k, values in enumerate(hessian.branch_spectra(h)):
-        expected = np.linalg.eigvalsh(h[k, :, k])
-        assert_allclose(values, expected, rtol=1e-9, atol=1e-12)
-
-
-def test_norms_and_ratios_by_hand():
-    h = np.zeros((2, 1, 2, 1), np.float32)
-    h[:, 0, :, 0] = [[3.0, 2.0], [2.0, -12.0]]
-    norms = hessian.block_norms(jnp.array(h))
-    assert_allclose(norms, [[3, 2], [2, 12]])
-    assert_allclose(hessian.offdiagonal_ratio(norms), (8 / 153) ** 0.5, rtol=1e-6)
-    assert_allclose(hessian.mean_pair_ratio(norms), 2 / 6, rtol=1e-6)
-
-
-def test_ratios_that_are_undefined():
-    assert np.isnan(hessian.offdiagonal_ratio(jnp.zeros((2, 2))))
-    assert np.isnan(hessian.mean_pair_ratio(jnp.zeros((2, 2))))
-    assert np.isnan(hessian.mean_pair_ratio(jnp.ones((1, 1))))
-    assert hessian.offdiagonal_ratio(jnp.ones((1, 1))) == 0
+        hessian.check_repeatable(respond, nan, *case[2:])
 
 
 def test_progress_adds_up_to_the_examples(x64):

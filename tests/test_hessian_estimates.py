@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 from test_hessian import classification_loss, problem, squared, unclamped_loss
 
-from bspec_jax import hessian, hessian_estimates
+from bspec_jax import hessian, hessian_estimates, hessian_measures
 from bspec_jax.leaves import ravel_branches
 
 
@@ -13,8 +13,10 @@ from bspec_jax.leaves import ravel_branches
 @pytest.mark.parametrize("regrouped", [False, True])
 def test_estimated_norms_and_their_standard_errors(loss, regrouped, x64):
     case = problem(loss, 3)
-    groups = hessian.random_groups(jax.random.key(5), 3, 10) if regrouped else None
-    norms = hessian.block_norms(hessian.dense_hessian(*case), groups)
+    groups = (
+        hessian_measures.random_groups(jax.random.key(5), 3, 10) if regrouped else None
+    )
+    norms = hessian_measures.block_norms(hessian.dense_hessian(*case), groups)
     keys = jax.random.split(jax.random.key(0), 60)
     estimates = [
         hessian_estimates.estimate_block_norms(*case, k, probes=40, groups=groups)
@@ -49,7 +51,7 @@ def test_a_hessian_of_zeros_and_a_single_probe(x64):
 @pytest.mark.parametrize("loss", [squared, unclamped_loss, classification_loss])
 def test_lanczos_of_all_branches_at_once(loss, x64):
     case = problem(loss, 3, n=9)
-    exact = hessian.branch_spectra(hessian.dense_hessian(*case))
+    exact = hessian_measures.branch_spectra(hessian.dense_hessian(*case))
     p = exact.shape[1]
     ritz = hessian_estimates.lanczos_spectra(*case, jax.random.key(0), num_products=p)
     # A multiple eigenvalue (the losses' zeros) appears once; what is left is NaN.
@@ -101,3 +103,23 @@ def test_more_products_than_parameters(x64):
         hessian_estimates.lanczos_spectra(
             *case, jax.random.key(0), num_products=size + 1
         )
+
+
+@pytest.mark.parametrize("chunk_size", [2, 3, 5, 99])
+def test_chunks_and_leaves_change_nothing_but_rounding(chunk_size, x64):
+    case = *problem(classification_loss, 2), jax.random.key(0)  # 5 examples
+    told = []
+    options = {"leaves": ["hidden"], "probes": 3}
+    expected = hessian_estimates.estimate_block_norms(*case, **options)
+    norms = hessian_estimates.estimate_block_norms(
+        *case, **options, chunk_size=chunk_size, progress=told.append
+    )
+    assert told == [1, 1, 1]
+    assert_allclose(norms.norms, expected.norms, rtol=1e-10)
+    exact = hessian.dense_hessian(*case[:-1], leaves=["hidden"])
+    ritz = hessian_estimates.lanczos_spectra(
+        *case, leaves=["hidden"], num_products=4, chunk_size=chunk_size
+    )
+    assert_allclose(ritz, hessian_measures.branch_spectra(exact), rtol=1e-8)
+    with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
+        hessian_estimates.lanczos_spectra(*case, chunk_size=0)

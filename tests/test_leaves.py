@@ -49,3 +49,16 @@ def test_one_vector_for_each_branch():
     again = unravel(flat)
     assert_array_equal(again["w"], params["w"])
     assert_array_equal(again["b"], params["b"])
+
+
+def test_patterns_that_choose_nothing_and_paths_that_are_not_unique():
+    assert list(select_leaves(TREE, "Conv_0/bias")[0]) == ["Conv_0/bias"]
+    with pytest.raises(ValueError, match="name at least one leaf of Conv_0/bias"):
+        select_leaves(TREE, [])
+    with pytest.raises(ValueError, match="paths are not unique: a/b, a/b"):
+        select_leaves({"a": {"b": jnp.zeros(1)}, "a/b": jnp.zeros(1)}, ["a/b"])
+
+
+def test_integer_leaves_have_no_derivative():
+    with pytest.raises(ValueError, match="count is int32, and has no derivative"):
+        ravel_branches({"count": jnp.arange(2)})

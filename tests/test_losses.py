@@ -38,3 +38,9 @@ def test_the_classification_loss_has_the_papers_derivatives(x64):
         assert_allclose(
             curvature, inside[:, None] * expected * inside, rtol=1e-12, atol=1e-15
         )
+
+
+def test_the_clamp_takes_the_type_of_its_argument(x64):
+    for dtype in (jnp.float32, jnp.bfloat16):
+        f = jnp.array([0.5, 3.0, -2.0], dtype)
+        assert classification_loss(f, jnp.array(0)).dtype == dtype

@@ -20,7 +20,7 @@ def hessian_heat_maps(task: str, examples: Sequence[Mapping]) -> Figure:
     chosen = [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})]
     figure = Figure(figsize=(3.1 * len(chosen) + 0.9, 3.6))
     row = figure.subplots(1, len(chosen), squeeze=False)[0]
-    limit = max(np.abs(floats(e["hessian"])).max() for e in chosen)
+    limit = max(np.abs(floats(e["hessian"])).max() for e in chosen) or 1.0
     norm = SymLogNorm(limit / 1000, vmin=-limit, vmax=limit)
     for ax, example in zip(row, chosen, strict=True):
         matrix, m = floats(example["hessian"]), example["branches"]

@@ -16,6 +16,7 @@ cost of one product in gradients. Takes about 3 minutes on 2 cores.
 import dataclasses
 import sys
 import time
+from importlib.util import find_spec
 from typing import Literal
 
 import jax
@@ -24,14 +25,11 @@ import numpy as np
 
 from bspec_jax import gradients, hessian, run
 from bspec_jax.branching import from_functions, sum_of_branches
-from bspec_jax.leaves import ravel_branches, select_leaves
+from bspec_jax.leaves import ravel_branches
 from bspec_jax.losses import classification_loss
 from experiments.benchmarks.measuring import median_seconds, process
 
-try:
-    import curvlinops
-    import torch
-except ImportError:
+if not find_spec("curvlinops"):
     sys.exit('this benchmark needs PyTorch and curvlinops: pip install -e ".[bench]"')
 
 NAME = "benchmark_hessian_blocks"
@@ -94,12 +92,11 @@ def branch(params, x):
 
 
 def jax_case(config: Config):
-    """The arguments of the Hessian functions, with the first layer chosen."""
+    """The arguments of the Hessian functions."""
     params, x, y = jax.tree.map(jnp.asarray, problem(config))
     network = sum_of_branches(from_functions(None, branch), config.branches)
     respond = gradients.frozen_responses(network, ())
-    chosen, restore = select_leaves(params, ["conv0"])
-    return lambda c, e: respond(restore(c), e), classification_loss, chosen, x, y
+    return respond, classification_loss, params, x, y
 
 
 def sampled_columns(config: Config) -> np.ndarray:
@@ -112,26 +109,23 @@ def time_blocks(config: Config) -> dict:
     case = jax_case(config)
 
     def work():
-        return jax.block_until_ready(hessian.hessian_blocks(*case).full())
+        blocks = hessian.hessian_blocks(*case, leaves=["conv0"])
+        return jax.block_until_ready(blocks.full())
 
     first = median_seconds(work, 1)
     seconds = median_seconds(work, config.repeats)
     full = np.asarray(work())
     size = full.shape[0] * full.shape[1]
-    norms = hessian.block_norms(full)
     return {
         "seconds": seconds,
         "compilation_seconds": first - seconds,
         "columns": full.reshape(size, size)[:, sampled_columns(config)].T,
-        "offdiagonal_ratio": hessian.offdiagonal_ratio(norms),
     }
 
 
 def time_products(config: Config) -> dict:
     """Cost of a Hessian-vector product in gradients, for all parameters."""
-    params, x, y = jax.tree.map(jnp.asarray, problem(config))
-    network = sum_of_branches(from_functions(None, branch), config.branches)
-    respond, loss = gradients.frozen_responses(network, ()), classification_loss
+    respond, loss, params, x, y = jax_case(config)
     count = 10
 
     def gradient(p):
@@ -163,7 +157,8 @@ def time_products(config: Config) -> dict:
 
 def time_columns(config: Config, linearised: bool) -> dict:
     """Column by column: one jitted product each, or all from one linearisation."""
-    respond, loss, chosen, x, y = jax_case(config)
+    respond, loss, params, x, y = jax_case(config)
+    respond, chosen = hessian.choose_leaves(respond, params, ["conv0"])
     flat, unravel = ravel_branches(chosen)
     index = sampled_columns(config)
 
@@ -193,60 +188,6 @@ def time_columns(config: Config, linearised: bool) -> dict:
     return extrapolated(config, work)
 
 
-class TorchNetwork(torch.nn.Module):
-    """The same sum of branches: the first layer dense, the others grouped."""
-
-    def __init__(self, params):
-        super().__init__()
-        self.num_branches = params["dense"].shape[0]
-        self.kernels = torch.nn.ParameterList()
-        for i in range(3):
-            kernel = params[f"conv{i}"].transpose(0, 4, 3, 1, 2)  # M O I H W
-            kernel = torch.from_numpy(kernel.reshape(-1, *kernel.shape[2:]).copy())
-            self.kernels.append(torch.nn.Parameter(kernel))
-        self.dense = torch.nn.Parameter(torch.from_numpy(params["dense"]))
-
-    def forward(self, x):
-        for i, stride in enumerate((1, 2, 2)):
-            groups = 1 if i == 0 else self.num_branches
-            x = torch.nn.functional.conv2d(
-                x, self.kernels[i], stride=stride, padding=1, groups=groups
-            ).relu()
-        x = x.mean((2, 3)).reshape(len(x), self.num_branches, -1)
-        return torch.einsum("nmw,mwc->nc", x, self.dense)
-
-
-class TorchLoss(torch.nn.Module):
-    """`classification_loss`, summed."""
-
-    reduction = "sum"
-
-    def forward(self, f, y):
-        p = torch.softmax(2 * torch.nn.functional.one_hot(y, CLASSES).float() - 1, -1)
-        return -(p * torch.log_softmax(f.clamp(-1, 1), -1)).sum()
-
-
-def time_curvlinops(config: Config) -> dict:
-    params, x, y = problem(config)
-    network = TorchNetwork(params)
-    data = [(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()), torch.from_numpy(y))]
-    operator = curvlinops.HessianLinearOperator(
-        network, TorchLoss(), [network.kernels[0]], data, check_deterministic=False
-    )
-    # Its parameters are in the order M O I H W, this project's in M H W I O.
-    shape = (config.branches, 3, 3, *WIDTHS[:2])
-    number = np.arange(np.prod(shape)).reshape(shape).transpose(0, 4, 3, 1, 2).ravel()
-    place = np.argsort(number)
-    index = place[sampled_columns(config)]
-    units = torch.eye(number.size)[:, index]
-
-    def work():
-        # One by one: its own batches of columns were slower and took more memory.
-        return np.stack([(operator @ unit).numpy()[place] for unit in units.T])
-
-    return {**extrapolated(config, work), "torch": torch.__version__}
-
-
 def extrapolated(config: Config, work) -> dict:
     first = median_seconds(work, 1)
     sample = median_seconds(work, config.repeats)
@@ -257,6 +198,14 @@ def extrapolated(config: Config, work) -> dict:
         "compilation_seconds": first - sample,
         "columns": np.asarray(columns),
     }
+
+
+def time_curvlinops(config: Config) -> dict:
+    from experiments.benchmarks.hessian_torch import columns, version
+
+    index = sampled_columns(config)
+    timed = extrapolated(config, columns(*problem(config), index))
+    return {**timed, "versions": version()}
 
 
 TIMED = {

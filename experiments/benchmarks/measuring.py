@@ -1,7 +1,7 @@
 """Seconds and memory, measured alike in every benchmark."""
 
-import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,27 +22,34 @@ def median_seconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def process(module: str, *flags: str) -> tuple[dict, dict]:
-    """Runs `python -m MODULE` in a new folder, as one process.
+    """Runs `python -m MODULE` in a new folder, as one process; Linux.
 
     Returns its wall `seconds` and its `peak_gib` of memory, and the results it saved.
     """
     with tempfile.TemporaryDirectory() as folder:
-        arguments = ["-m", module, "--workdir", f"{folder}/run", *flags]
+        command = [sys.executable, "-m", module, "--workdir", f"{folder}/run", *flags]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         started = time.perf_counter()
-        with Path(os.devnull).open("w") as nothing:
-            child = os.posix_spawn(
-                sys.executable,
-                [sys.executable, *arguments],
-                os.environ,
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, nothing.fileno(), 1),
-                    (os.POSIX_SPAWN_DUP2, nothing.fileno(), 2),
-                ],
-            )
-            _, status, usage = os.wait4(child, 0)
+        peak = 0.0
+        with subprocess.Popen(command, **quiet) as child:
+            while child.poll() is None:
+                peak = max(peak, resident_peak(child.pid))
+                time.sleep(0.02)
         seconds = time.perf_counter() - started
-        if status:
-            raise run.UserError(f"python {' '.join(arguments)} failed")
+        if child.returncode:
+            raise run.UserError(f"python -m {module} {' '.join(flags)} failed")
         results = run.load_results(Path(folder) / "run")
-    peak = usage.ru_maxrss / 2**20  # KiB on Linux
     return {"seconds": seconds, "peak_gib": peak}, results
+
+
+def resident_peak(pid: int) -> float:
+    """Peak resident memory of a running process so far, in GiB; 0 once it has ended.
+
+    Not the peak that `wait` tells: it begins at that of the process which started it.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    lines = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(lines[0].split()[1]) / 2**20 if lines else 0.0

@@ -1,0 +1,69 @@
+"""The network of `hessian_blocks` in PyTorch, and columns of its Hessian."""
+
+from collections.abc import Callable
+from importlib.metadata import version as version_of
+
+import curvlinops
+import numpy as np
+import torch
+
+
+class TorchNetwork(torch.nn.Module):
+    """The same sum of branches: the first layer dense, the others grouped."""
+
+    def __init__(self, params):
+        super().__init__()
+        self.num_branches = params["dense"].shape[0]
+        self.kernels = torch.nn.ParameterList()
+        for i in range(3):
+            kernel = params[f"conv{i}"].transpose(0, 4, 3, 1, 2)  # M O I H W
+            kernel = torch.from_numpy(kernel.reshape(-1, *kernel.shape[2:]).copy())
+            self.kernels.append(torch.nn.Parameter(kernel))
+        self.dense = torch.nn.Parameter(torch.from_numpy(params["dense"]))
+
+    def forward(self, x):
+        for i, stride in enumerate((1, 2, 2)):
+            groups = 1 if i == 0 else self.num_branches
+            x = torch.nn.functional.conv2d(
+                x, self.kernels[i], stride=stride, padding=1, groups=groups
+            ).relu()
+        x = x.mean((2, 3)).reshape(len(x), self.num_branches, -1)
+        return torch.einsum("nmw,mwc->nc", x, self.dense)
+
+
+class TorchLoss(torch.nn.Module):
+    """`classification_loss`, summed."""
+
+    reduction = "sum"
+
+    def forward(self, f, y):
+        onehot = torch.nn.functional.one_hot(y, f.shape[-1]).float()
+        p = torch.softmax(2 * onehot - 1, -1)
+        return -(p * torch.log_softmax(f.clamp(-1, 1), -1)).sum()
+
+
+def columns(params: dict, x, y, index) -> Callable[[], np.ndarray]:
+    """A function that computes the given columns, in this project's order, as rows."""
+    network = TorchNetwork(params)
+    data = [(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()), torch.from_numpy(y))]
+    operator = curvlinops.HessianLinearOperator(
+        network, TorchLoss(), [network.kernels[0]], data, check_deterministic=False
+    )
+    # Its parameters are in the order M O I H W, this project's in M H W I O.
+    shape = params["conv0"].shape
+    number = np.arange(np.prod(shape)).reshape(shape).transpose(0, 4, 3, 1, 2).ravel()
+    place = np.argsort(number)
+    units = torch.eye(number.size)[:, place[index]]
+
+    def work():
+        # One by one: batches of columns were no faster.
+        return np.stack([(operator @ unit).numpy()[place] for unit in units.T])
+
+    return work
+
+
+def version() -> dict:
+    return {
+        "torch": torch.__version__,
+        "curvlinops": version_of("curvlinops-for-pytorch"),
+    }
