@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CORE = {
     "branching",
+    "conv",
     "gradients",
     "hessian",
     "hessian_estimates",
@@ -25,12 +26,14 @@ EXTERNAL_OF_CORE = {"jax", "numpy", "jaxtyping"}
 MAY_IMPORT = {
     "adapters": {"flax", "jax"},
     "figures": {"matplotlib", "numpy"},
+    "models": {"flax", "jaxtyping"},
     "run": {"jax", "numpy", "tyro", "tqdm"},
 }
 # Inside the core, a module imports from rows above its own only.
 ORDER = [
     {
         "branching",
+        "conv",
         "leaves",
         "losses",
         "statistics",

@@ -1,0 +1,1 @@
+"""Branches of the paper's networks, as Flax Linen modules."""

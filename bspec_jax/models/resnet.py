@@ -1,0 +1,85 @@
+"""The slim ResNet-18 of section 6, in the form for CIFAR.
+
+branch = adapters.from_linen(ResNet(WIDTHS["paper"], num_classes=10))
+net = sum_of_branches(branch, 16)
+params, state = net.init(key, images)
+f, state = net.apply(params, state, images, train=True)
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from bspec_jax.conv import conv_general_dilated
+
+# Channels of the four stages. Parameters with 3 channels in and 10 classes: 80,973 for
+# the paper's size (|theta_k| = 0.08e6), 82,578, 11,173,962 and 2,128.
+WIDTHS = {
+    "paper": (5, 11, 22, 43),
+    "wide8": (8, 16, 32, 32),  # suits accelerators better
+    "resnet18": (64, 128, 256, 512),
+    "tiny": (2, 3, 4, 5),
+}
+BLOCKS = 2  # of two convolutions, in each stage
+STRIDES = (1, 2, 2, 2)
+
+Conv = partial(
+    nn.Conv, use_bias=False, padding=1, conv_general_dilated=conv_general_dilated
+)
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut."""
+
+    width: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        """`[N, H, W, C]` to `[N, H', W', width]`, H' = H / stride rounded up."""
+        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)
+        y = nn.relu(norm()(Conv(self.width, (3, 3), self.stride)(x)))
+        y = norm()(Conv(self.width, (3, 3))(y))
+        if x.shape != y.shape:
+            x = Conv(self.width, (1, 1), self.stride, padding=0, name="shortcut")(x)
+            x = norm(name="shortcut_norm")(x)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """One branch: a 3 x 3 stem without pooling, four stages, mean, linear.
+
+    Args:
+      widths: channels of the stages; see `WIDTHS`.
+      num_classes: C.
+      last_scale: of the initial weights of the last layer, relative to the usual ones.
+        A sum of many branches starts outside the loss's clamp unless it is small
+        (section 6).
+
+    Images of any size and number of channels.
+    Source: He et al., arXiv 1512.03385, section 4.2, with the basic blocks of
+    ResNet-18, cut down as in section 6.
+    """
+
+    widths: Sequence[int] = WIDTHS["paper"]
+    num_classes: int = 10
+    last_scale: float = 1.0
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "N H W channels"], train: bool = True
+    ) -> Float[Array, "N C"]:
+        """Logits of the classes; `train` normalises by the batch's own statistics."""
+        x = Conv(self.widths[0], (3, 3), name="stem")(x)
+        norm = nn.BatchNorm(not train, momentum=0.9, name="stem_norm")
+        x = nn.relu(norm(x))
+        for width, first in zip(self.widths, STRIDES, strict=True):
+            for stride in (first, *(1,) * (BLOCKS - 1)):
+                x = Block(width, stride)(x, train)
+        x = x.mean((1, 2))
+        init = nn.initializers.variance_scaling(
+            self.last_scale**2, "fan_in", "truncated_normal"
+        )
+        return nn.Dense(self.num_classes, kernel_init=init, name="head")(x)
