@@ -1,8 +1,9 @@
 """Branch specialization in JAX: sums of branches and what becomes of each branch.
 
-The combinator, the measures and the gradient factors are here by name;
-`bspec_jax.adapters` (Flax Linen and NNX modules as branches), `bspec_jax.hessian`,
-`bspec_jax.toy` and `bspec_jax.sweeps` are imported as modules.
+The combinator, the measures and the gradient factors are here by name; the rest is
+imported as modules: `adapters` (Flax Linen and NNX modules as branches), `conv` (a
+convolution that vmap leaves fast), `hessian` with `hessian_measures` and
+`hessian_estimates`, `models`, `toy` and `sweeps`.
 """
 
 from bspec_jax.branching import (
