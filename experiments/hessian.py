@@ -33,6 +33,7 @@ from bspec_jax.hessian_measures import (
     offdiagonal_ratio,
     spectrum,
 )
+from bspec_jax.leaves import select_leaves
 from bspec_jax.losses import squared_error
 from bspec_jax.observations import evaluate_hessian
 from bspec_jax.specialization import (
@@ -80,7 +81,8 @@ class Config(run.RunConfig):
     checkpoint: Path | None = None
     """A run of the classifier, or one step in it, in place of the toys."""
     leaves: tuple[str, ...] | None = None
-    """Of a --checkpoint: paths or patterns of the parameters. Default: first layer."""
+    """Paths or patterns of the parameters that the Hessian is taken of. Default: all of
+    a toy's (w and b), the first layer of a --checkpoint."""
     examples: int | None = None
     """Of a --checkpoint: number of training examples that the loss is summed over."""
 
@@ -88,9 +90,13 @@ class Config(run.RunConfig):
         super().check()
         for name in ("branches", "trials", "steps", "at_steps", "examples"):
             run.check_flag(self, name, lambda v: v >= 1, "at least 1")
-        for name in ("leaves", "examples"):
-            if getattr(self, name) is not None and self.checkpoint is None:
-                raise run.FlagError(f"--{name} needs --checkpoint")
+        if self.examples is not None and self.checkpoint is None:
+            raise run.FlagError("--examples needs --checkpoint")
+        if self.leaves is not None and self.checkpoint is None:
+            try:
+                select_leaves({"b": np.zeros(1), "w": np.zeros(1)}, self.leaves)
+            except ValueError as error:
+                raise run.FlagError(f"--leaves: {error}") from None
         run.check_flag(self, "tasks", toy.TASKS.__contains__, "a task")
         run.check_flag(self, "negative_slope", math.isfinite, "finite")
         for name in ("learning_rate", "init_scale"):
@@ -211,7 +217,7 @@ def measure_toys(config: Config, trials: sweeps.Trials, num_branches: int, scale
         arrays.append(np.asarray(scales.T, dtype))
     total = trials.error.size
     size = min(total, max(1, HESSIAN_ELEMENTS // (2 * num_branches) ** 2))
-    options = {"negative_slope": config.negative_slope}
+    options = {"negative_slope": config.negative_slope, "leaves": config.leaves}
     batches = []
     with jax.enable_x64(config.float64):
         for start in range(0, total, size):
@@ -238,20 +244,20 @@ def columns(trials: sweeps.Trials, num_branches: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(column.T) for column in narrow]
 
 
-@partial(jax.jit, static_argnames="negative_slope")
-def measure_batch(networks, *, negative_slope):
+@partial(jax.jit, static_argnames=("negative_slope", "leaves"))
+def measure_batch(networks, *, negative_slope, leaves):
     """`measure_one` of many networks."""
-    return jax.vmap(partial(measure_one, negative_slope))(*networks)
+    return jax.vmap(partial(measure_one, negative_slope, leaves))(*networks)
 
 
-def measure_one(negative_slope, w, b, x, y, scales=None):
+def measure_one(negative_slope, leaves, w, b, x, y, scales=None):
     """The Hessian of one network at one stage, and what is measured of it."""
     num_branches = w.size
     network = toy.toy_network(num_branches, negative_slope=negative_slope)
     respond = gradients.frozen_responses(network, ())
     params = {"w": w, "b": b}
     v, _ = network.responses(params, (), x)
-    h = dense_hessian(respond, squared_error, params, x, y)
+    h = dense_hessian(respond, squared_error, params, x, y, leaves=leaves)
     norms = block_norms(h)
     order = jnp.argsort(-jnp.diagonal(norms))
     ratio = offdiagonal_ratio(norms)
@@ -300,9 +306,10 @@ def one_hessian(config: Config, trials: sweeps.Trials, step: int, num_branches: 
     w, b, x, y = (column[0] for column in columns(trials, num_branches))
     network = toy.toy_network(num_branches, negative_slope=config.negative_slope)
     respond = gradients.frozen_responses(network, ())
-    h = dense_hessian(respond, squared_error, {"w": w, "b": b}, x, y)
+    params = {"w": w, "b": b}
+    h = dense_hessian(respond, squared_error, params, x, y, leaves=config.leaves)
     ratio = offdiagonal_ratio(block_norms(h))
-    size = 2 * num_branches
+    size = h.shape[0] * h.shape[1]
     return {
         "step": step,
         "branches": num_branches,

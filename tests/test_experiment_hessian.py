@@ -157,6 +157,25 @@ def test_double_precision_agrees_and_a_resumed_run_is_the_same(
     assert without_timing(tmp_path / "run")["tasks"] == expected
 
 
+def test_the_hessian_of_one_leaf(tmp_path):
+    config = hessian.Config(
+        workdir=tmp_path / "run",
+        tasks=("toy1",),
+        branches=(6,),
+        trials=30,
+        at_steps=(10,),
+        steps=20,
+        leaves=("w",),
+    )
+    hessian.main(config)
+    data = without_timing(tmp_path / "run")["tasks"]["toy1"]
+    h = by_hand("toy1", 6, 10)[0][:, :, 1, :, 1]  # [T, M, M] of w
+    own = np.trace(h**2, axis1=1, axis2=2)
+    ratio = np.sqrt((np.sum(h**2, (1, 2)) - own) / own).mean()
+    assert_allclose(data["stages"][1]["offdiagonal_ratio"], ratio, rtol=1e-4)
+    assert np.array(data["example"][0]["hessian"]).shape == (6, 6)
+
+
 def test_networks_that_diverge_are_left_out(tmp_path, capsys):
     hessian.main(
         hessian.Config(
@@ -184,7 +203,8 @@ def test_networks_that_diverge_are_left_out(tmp_path, capsys):
     [
         (["--checkpoint", "/nowhere"], 1, "no run at /nowhere/config.json"),
         (["--examples", 0, "--checkpoint", "."], 2, "--examples must be at least 1"),
-        (["--leaves", "Conv_0"], 2, "--leaves needs --checkpoint"),
+        (["--leaves", "Conv_0"], 2, "no leaf matches 'Conv_0'; the leaves are b, w"),
+        (["--examples", 5], 2, "--examples needs --checkpoint"),
         (["--at-steps", 0], 2, "--at-steps must be at least 1, got 0"),
         (["--branches"], 2, "--branches needs at least one value"),
         (["--branches", 10**7], 2, "of memory"),
