@@ -1,7 +1,7 @@
 """A convolution that stays fast when vmap batches its kernels.
 
-XLA makes one grouped convolution of a vmapped one, whose weight gradient is 70 to 100
-times slower on a CPU than separate convolutions. Here a batch of kernels becomes what
+XLA makes one grouped convolution of a vmapped one, whose weight gradient is far slower
+on a CPU than that of separate convolutions. Here a batch of kernels becomes what
 suits the platform: on a CPU one convolution for each, otherwise XLA's grouped form; and
 where all kernels read one input, as in a network's first layer, a single dense
 convolution.
@@ -27,7 +27,6 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 def conv(
@@ -218,18 +217,11 @@ def _batch(primitive, shared_axes, operands, dims, **params):
         a, b = (x.reshape(-1, *x.shape[2:]) for x in (a, b))
         out = primitive.bind(a, b, **params)
         return out.reshape(count, -1, *out.shape[1:]), 0
-    place = dims.index(None)  # of the operand that is not batched
-    mapped, (axis, result_axis) = (
-        (b, shared_axes[1])
-        if place == 0
-        else (
-            a,
-            shared_axes[0],
-        )
-    )
-    count = mapped.shape[0]
-    merged = _merge(mapped, axis)
-    pair = (a, merged) if place == 0 else (merged, b)
+    mapped = 1 - dims.index(None)  # the operand that is batched
+    axis, result_axis = shared_axes[mapped]
+    pair = [a, b]
+    count = pair[mapped].shape[0]
+    pair[mapped] = _merge(pair[mapped], axis)
     out = primitive.bind(*pair, **params)
     shape = out.shape
     out = out.reshape(*shape[:result_axis], count, -1, *shape[result_axis + 1 :])

@@ -176,7 +176,8 @@ def hessian_blocks(
         a scalar, for leaves or branches that do not exist or are chosen twice, without
         examples, and for chunks of less than one.
     """
-    check_chunks(examples, chunk_size=chunk_size, column_chunk=column_chunk)
+    sizes = {"chunk_size": chunk_size, "column_chunk": column_chunk}
+    num_examples = count_examples(examples, **sizes)
     leaves = hashable(leaves)
     _, chosen = choose_leaves(respond, params, leaves)
     m, p = jax.eval_shape(lambda tree: ravel_branches(tree)[0], chosen).shape
@@ -185,7 +186,6 @@ def hessian_blocks(
     _check_size(len(branches), p, dtype)
     jax.eval_shape(lambda *a: total_loss(respond, loss, *a), params, examples, targets)
     total = None
-    num_examples = jax.tree.leaves(examples)[0].shape[0]
     for start in range(0, num_examples, chunk_size):
         part = slice(start, start + chunk_size)
         chunk = jax.tree.map(lambda leaf, part=part: leaf[part], (examples, targets))
@@ -225,6 +225,18 @@ def _blocks(respond, loss, params, examples, targets, leaves, branches, column_c
     )
 
 
+def flat_responses(
+    respond: Respond, params: Tree, examples: Tree
+) -> tuple[Array, Callable[[Array], Array]]:
+    """The parameters, `[M, P]`, and the responses `[M, N, *C]` as a function of it."""
+    flat, unravel = ravel_branches(params)
+
+    def responses(flat):
+        return jax.vmap(respond, (None, 0), 1)(unravel(flat), examples)
+
+    return flat, responses
+
+
 def branch_columns(
     respond: Respond, loss: ExampleLoss, params: Tree, examples: Tree, targets: Tree
 ) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
@@ -234,11 +246,7 @@ def branch_columns(
     vector for each branch, z `[M, P]`, to J_k z_k, `[M, N, *C]`, and to the residual
     part of H_kk times z_k, `[M, P]`.
     """
-    flat, unravel = ravel_branches(params)
-
-    def responses(flat):
-        return jax.vmap(respond, (None, 0), 1)(unravel(flat), examples)
-
+    flat, responses = flat_responses(respond, params, examples)
     f = responses(flat).sum(0)
     frozen = jax.vmap(jax.grad(loss))(f, targets)
 
@@ -288,13 +296,15 @@ def check_repeatable(
         )
 
 
-def check_chunks(examples: Tree, **sizes: int) -> None:
-    """Raises ValueError if there is no example, or a chunk's size is below one."""
+def count_examples(examples: Tree, **sizes: int) -> int:
+    """N; ValueError if it is zero, or one of the chunk sizes is below one."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
-    if not jax.tree.leaves(examples)[0].shape[0]:
+    num_examples = jax.tree.leaves(examples)[0].shape[0]
+    if not num_examples:
         raise ValueError("there are no examples to sum the loss over")
+    return num_examples
 
 
 def _check_branches(branches, num_branches) -> tuple[int, ...]:

@@ -20,8 +20,9 @@ from bspec_jax.hessian import (
     Leaves,
     Tree,
     branch_columns,
-    check_chunks,
     choose_leaves,
+    count_examples,
+    flat_responses,
     hashable,
     hessian_operator,
 )
@@ -138,17 +139,14 @@ def _branch_coefficients(
     respond, loss, params, examples, targets, key, leaves, num_products, chunk_size
 ):
     respond, params = choose_leaves(respond, params, leaves)
-    flat, unravel = ravel_branches(params)
+    flat, _ = ravel_branches(params)
 
     def curve(f, target, direction):
         return jax.jvp(lambda f: jax.grad(loss)(f, target), (f,), (direction,))[1]
 
     def operator(examples, targets):
         f, columns = branch_columns(respond, loss, params, examples, targets)
-
-        def responses(flat):
-            return jax.vmap(respond, (None, 0), 1)(unravel(flat), examples)
-
+        flat, responses = flat_responses(respond, params, examples)
         _, pullback = jax.vjp(responses, flat)
 
         def own_blocks(z):
@@ -165,8 +163,8 @@ def _branch_coefficients(
 
 def _whole_chunks(examples, chunk_size):
     """The chunk's size, or the number of examples where that is not larger."""
-    num_examples = jax.tree.leaves(examples)[0].shape[0]
-    check_chunks(examples, chunk_size=1 if chunk_size is None else chunk_size)
+    given = 1 if chunk_size is None else chunk_size
+    num_examples = count_examples(examples, chunk_size=given)
     return min(num_examples, chunk_size or num_examples)
 
 
@@ -176,7 +174,7 @@ def _sum_over_chunks(operator, examples, targets, chunk_size):
     A single chunk is linearised once, for all products.
     """
     data = examples, targets
-    count, rest = divmod(jax.tree.leaves(examples)[0].shape[0], chunk_size)
+    count, rest = divmod(count_examples(examples), chunk_size)
     if count == 1 and not rest:
         return operator(*data)
     head = jax.tree.map(

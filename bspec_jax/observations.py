@@ -39,6 +39,7 @@ OBSERVATIONS = {
         "it is the distributive factor that vanishes",
     ),
 }
+VERDICTS = {True: "holds", False: "does not hold", None: "undefined"}
 
 
 def holds(
@@ -85,24 +86,22 @@ def evaluate(
     """
     out = {}
     for number in range(1, 6):
-        name, threshold, _, claim = OBSERVATIONS[number]
+        name = OBSERVATIONS[number].measure
         interval = tuple(converged[name]["interval"][-1])
         control_interval = tuple(control[name]["interval"][-1])
         value, control_value = converged[name]["mean"][-1], control[name]["mean"][-1]
         defined = not (math.isnan(value) or math.isnan(control_value))
         defined = defined and (number != 2 or branches[-1] >= 8)
-        out[number] = {
-            "claim": claim,
-            "measure": name,
-            "threshold": threshold,
-            "branches": branches[-1],
-            "value": value,
-            "interval": interval,
-            "initial": initial[name]["mean"][-1],
-            "control": control_value,
-            "control_interval": control_interval,
-            "holds": holds(number, interval, control_interval) if defined else None,
-        }
+        out[number] = _record(
+            number,
+            branches=branches[-1],
+            value=value,
+            interval=interval,
+            initial=initial[name]["mean"][-1],
+            control=control_value,
+            control_interval=control_interval,
+            holds=holds(number, interval, control_interval) if defined else None,
+        )
     stages = (converged["num_active"], initial["num_active"], control["num_active"])
     return out | {6: _active_growth(branches, *stages, success_interval)}
 
@@ -126,32 +125,37 @@ def evaluate_hessian(
     Observation 7 also asks that the ratio be below its value at initialisation. The
     control is in its measure.
     """
-    out = {}
-    for number in (7, "section8"):
-        name, threshold, _, claim = OBSERVATIONS[number]
-        interval = tuple(converged[name]["interval"][-1])
-        out[number] = {
-            "claim": claim,
-            "measure": name,
-            "threshold": threshold,
-            "branches": branches[-1],
-            "value": converged[name]["mean"][-1],
-            "interval": interval,
-            "initial": initial[name]["mean"][-1],
-            "control": None,
-            "control_interval": None,
-            "holds": holds(number, interval),
-        }
-    ratio = "offdiagonal_ratio"
-    out[7]["control"] = converged["control_ratio"]["mean"][-1]
-    out[7]["control_interval"] = tuple(converged["control_ratio"]["interval"][-1])
-    if out[7]["holds"]:
+
+    def record(number, control=None, control_interval=None):
+        measure = converged[OBSERVATIONS[number].measure]
+        interval = tuple(measure["interval"][-1])
+        return _record(
+            number,
+            branches=branches[-1],
+            value=measure["mean"][-1],
+            interval=interval,
+            initial=initial[OBSERVATIONS[number].measure]["mean"][-1],
+            control=control,
+            control_interval=control_interval,
+            holds=holds(number, interval),
+        )
+
+    ratio, control = "offdiagonal_ratio", converged["control_ratio"]
+    block = record(7, control["mean"][-1], tuple(control["interval"][-1]))
+    if block["holds"]:
         end, start = converged[ratio]["interval"][-1], initial[ratio]["interval"][-1]
         defined = all(math.isfinite(bound) for bound in (*end, *start))
-        out[7]["holds"] = bool(end[1] < start[0]) if defined else None
-    if out["section8"]["holds"]:  # more than the threshold, not as much
-        out["section8"]["holds"] = bool(out["section8"]["interval"][0] > 0)
-    return out
+        block["holds"] = bool(end[1] < start[0]) if defined else None
+    vanishing = record("section8")
+    if vanishing["holds"]:  # more than the threshold, not as much
+        vanishing["holds"] = bool(vanishing["interval"][0] > 0)
+    return {7: block, "section8": vanishing}
+
+
+def _record(number: int | str, **found) -> dict:
+    """What is told of an observation: how it is measured, and what was found."""
+    measure, threshold, _, claim = OBSERVATIONS[number]
+    return {"claim": claim, "measure": measure, "threshold": threshold, **found}
 
 
 def index_of_quarter(branches: Sequence[int]) -> int | None:
@@ -184,16 +188,13 @@ def _active_growth(branches, converged, initial, control, success_interval) -> d
     verdict = holds(6, interval) if defined else None
     if verdict:
         verdict = bool(success_interval[-1][1] >= success_interval[quarter][0])
-    measure, threshold, _, claim = OBSERVATIONS[6]
-    return {
-        "claim": claim,
-        "measure": measure,
-        "threshold": threshold,
-        "branches": [branches[quarter], branches[-1]],
-        "value": growth(mean),
-        "interval": interval,
-        "initial": growth(initial["mean"]),
-        "control": growth(control["mean"]),
-        "control_interval": None,
-        "holds": verdict,
-    }
+    return _record(
+        6,
+        branches=[branches[quarter], branches[-1]],
+        value=growth(mean),
+        interval=interval,
+        initial=growth(initial["mean"]),
+        control=growth(control["mean"]),
+        control_interval=None,
+        holds=verdict,
+    )

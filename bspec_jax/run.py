@@ -317,6 +317,32 @@ def save_results(
     return data
 
 
+def conclude(
+    workdir: Path,
+    config: RunConfig,
+    results: Mapping[str, Any],
+    started: float,
+    draw: Callable[[dict], Mapping[str, Any]],
+    summary: Callable[[dict], str],
+) -> None:
+    """Ends a run: saves its results, drops what only served to resume, draws, reports.
+
+    Args:
+      started: as for `save_results`.
+      draw, summary: the figures by name, and the table, of what results.json holds.
+    """
+    saved = save_results(workdir, config, results, started)
+    shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
+    save_figures(workdir, draw(saved))
+    print(summary(saved))
+    print(f"results and figures in {workdir} ({time.perf_counter() - started:.1f} s)")
+
+
+def format_number(value: float | None, digits: int = 2) -> str:
+    """A number of results.json for a table; null is a dash."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
 def redraw(workdir: Path, name: str, draw: Callable[[dict], Mapping[str, Any]]) -> None:
     """Draws the figures of a finished run of the experiment `name` again.
 

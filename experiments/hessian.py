@@ -13,7 +13,6 @@ cores): at M = 30 the off-diagonal ratio falls from 3.6 to 1.25 (Toy 1) and 0.92
 
 import dataclasses
 import math
-import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -35,7 +34,7 @@ from bspec_jax.hessian_measures import (
 )
 from bspec_jax.leaves import select_leaves
 from bspec_jax.losses import squared_error
-from bspec_jax.observations import evaluate_hessian
+from bspec_jax.observations import VERDICTS, evaluate_hessian
 from bspec_jax.specialization import (
     active_branches,
     covariance,
@@ -127,11 +126,7 @@ def main(config: Config) -> None:
         run.check_experiment(config.checkpoint, "classify")
         raise run.UserError("this version has no classifier to read checkpoints of")
     workdir = run.start(config, NAME)
-    results = run.save_results(workdir, config, toys(config, workdir), started)
-    shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
-    run.save_figures(workdir, draw(results))
-    print(summary(results))
-    print(f"results and figures in {workdir} ({time.perf_counter() - started:.1f} s)")
+    run.conclude(workdir, config, toys(config, workdir), started, draw, summary)
 
 
 def draw(results: dict) -> dict:
@@ -189,11 +184,19 @@ def toys(config: Config, workdir: Path) -> dict:
             measured = {}
             for m in branches:
                 part = trials.select((table.task == task) & (table.num_branches == m))
-                measured[m] = measure_toys(config, part, m, scales.get((task, m)))
+                first = scales.get((task, m))
+                h, measured[m] = measure_toys(config, part, m, first)
                 scales.setdefault((task, m), measured[m]["scales"])
                 if m == example:
-                    one = one_hessian(config, part, step, m)
-                    results[task]["example"].append(one)
+                    ratio = measured[m]["offdiagonal_ratio"][0]
+                    results[task]["example"].append(
+                        {
+                            "step": step,
+                            "branches": m,
+                            "offdiagonal_ratio": ratio,
+                            "hessian": h.reshape(h.shape[0] * h.shape[1], -1),
+                        }
+                    )
                 if m < branches[-1]:  # the largest arrays are told for one M alone
                     for name in ("block_norms", "spectrum", "branch_spectra"):
                         del measured[m][name]
@@ -205,7 +208,9 @@ def toys(config: Config, workdir: Path) -> dict:
 
 
 def measure_toys(config: Config, trials: sweeps.Trials, num_branches: int, scales):
-    """Measures of each network, in a dict of NumPy arrays whose last axis is trials.
+    """The first network's Hessian, and the measures of each.
+
+    These are a dict of NumPy arrays whose last axis is trials.
 
     Args:
       scales: initial root mean squares of the two factors and initial norm of the
@@ -230,12 +235,14 @@ def measure_toys(config: Config, trials: sweeps.Trials, num_branches: int, scale
             own = branch_spectra(h)
             measured["branch_spectra"] = np.take_along_axis(own, order, 1)
             batches.append(measured)
+            if start == 0:
+                first = h[0]
     measured = {
         name: np.moveaxis(np.concatenate([b[name] for b in batches])[:total], 0, -1)
         for name in batches[0]
     }
     defined = ~trials.diverged
-    return measured | {"defined": defined, "converged": trials.converged}
+    return first, measured | {"defined": defined, "converged": trials.converged}
 
 
 def columns(trials: sweeps.Trials, num_branches: int) -> list[np.ndarray]:
@@ -265,7 +272,7 @@ def measure_one(negative_slope, leaves, w, b, x, y, scales=None):
     active = active_branches(v)
     both = active[:, None] & active
     small = norms < SMALL_BLOCK * jnp.diagonal(norms).max()
-    pairs = jnp.maximum(num_branches * (num_branches - 1), 1)
+    pairs = max(num_branches * (num_branches - 1), 1)
     collaborative = gradients.collaborative_factor(
         lambda f: squared_error(f, y), v.sum(0)
     )
@@ -301,23 +308,6 @@ def measure_one(negative_slope, leaves, w, b, x, y, scales=None):
     }
 
 
-def one_hessian(config: Config, trials: sweeps.Trials, step: int, num_branches: int):
-    """The whole Hessian of the first network, `[M P, M P]`, for the heat maps."""
-    w, b, x, y = (column[0] for column in columns(trials, num_branches))
-    network = toy.toy_network(num_branches, negative_slope=config.negative_slope)
-    respond = gradients.frozen_responses(network, ())
-    params = {"w": w, "b": b}
-    h = dense_hessian(respond, squared_error, params, x, y, leaves=config.leaves)
-    ratio = offdiagonal_ratio(block_norms(h))
-    size = h.shape[0] * h.shape[1]
-    return {
-        "step": step,
-        "branches": num_branches,
-        "offdiagonal_ratio": ratio,
-        "hessian": h.reshape(size, size),
-    }
-
-
 AVERAGED = (
     "offdiagonal_ratio",
     "mean_pair_ratio",
@@ -342,20 +332,20 @@ def outcome(branches: list[int], found: dict, last: dict) -> dict:
         "observations": evaluate_hessian(branches, last_stage, first_stage),
         "equilibria": {
             "thresholds": gradients.THRESHOLDS,
-            "converged": equilibrium(last, lambda data: data["converged"]),
-            "stuck": equilibrium(last, lambda data: ~data["converged"]),
+            "converged": equilibrium(last.values(), lambda data: data["converged"]),
+            "stuck": equilibrium(last.values(), lambda data: ~data["converged"]),
         },
         **found,
     }
 
 
-def means(measured: dict, name: str, chosen=lambda data: True, rows=...) -> dict:
-    """Mean and interval over the trials that count, stacked over M.
+def means(runs, name: str, chosen=lambda data: True, rows=...) -> dict:
+    """Mean and interval over the trials that count, stacked over the runs (one each M).
 
     Those count that did not diverge, are `chosen` and have the measure defined.
     """
-    values = np.stack([data[name][rows] for data in measured.values()])
-    where = [data["defined"] & chosen(data) for data in measured.values()]
+    values = np.stack([data[name][rows] for data in runs])
+    where = [data["defined"] & chosen(data) for data in runs]
     where = np.stack(where).reshape(len(where), *(1,) * (values.ndim - 2), -1)
     mean, interval = mean_interval(values, where & np.isfinite(values))
     return {"mean": mean, "interval": interval}
@@ -372,7 +362,7 @@ def stage_record(config: Config, step: int, measured: dict) -> dict:
     rho, rho_interval = rank_correlation(ratio[both], index[both])
     return {
         "step": step,
-        "measures": {name: means(measured, name) for name in AVERAGED},
+        "measures": {name: means(measured.values(), name) for name in AVERAGED},
         "block_norms": over_trials(data, "block_norms"),
         "offdiagonal_ratio": over_trials(data, "offdiagonal_ratio"),
         "offdiagonal_ratio_quantiles": quantiles(ratio[both]),
@@ -399,9 +389,8 @@ def stage_record(config: Config, step: int, measured: dict) -> dict:
 
 
 def over_trials(data: dict, name: str):
-    """Mean over the trials that did not diverge; NaN if none is left."""
-    where = data["defined"] & np.isfinite(data[name])
-    return mean_interval(data[name], where)[0]
+    """Mean over the trials of one M that did not diverge; NaN if none is left."""
+    return means([data], name)["mean"][0]
 
 
 def quantiles(values):
@@ -410,15 +399,15 @@ def quantiles(values):
     return np.quantile(values, QUANTILES)
 
 
-def equilibrium(measured: dict, chosen) -> dict:
+def equilibrium(runs, chosen) -> dict:
     """Shares of vanishing factors at the last step, for the chosen trials of each M."""
-    counts = [int((data["defined"] & chosen(data)).sum()) for data in measured.values()]
+    counts = [int((data["defined"] & chosen(data)).sum()) for data in runs]
     shares = {
-        name: means(measured, name, chosen, REPORTED)
+        name: means(runs, name, chosen, REPORTED)
         for name in ("distributive", "collaborative")
     }
     single = {
-        name: means(measured, name, chosen)
+        name: means(runs, name, chosen)
         for name in ("vanishing_difference", "gradient_norm")
     }
     return {"trials": counts, **shares, **single}
@@ -436,7 +425,7 @@ def summary(results: dict) -> str:
         limit = data["stages"][-1]["spectra"]["limit"]
         for i, m in enumerate(data["branches"]):
             start, end, control, eigenvalue = (
-                number(measures[name]["mean"][i])
+                run.format_number(measures[name]["mean"][i])
                 for measures, name in (
                     (first, "offdiagonal_ratio"),
                     (last, "offdiagonal_ratio"),
@@ -448,19 +437,15 @@ def summary(results: dict) -> str:
                 f"{m:4}                      {start:>6} {end:>6}   {control:>6}"
                 f"        {eigenvalue:>6}, limit {limit:g}"
             )
-        verdict = {True: "holds", False: "does not hold", None: "undefined"}
         for key, item in data["observations"].items():
-            low, high = map(number, item["interval"])
+            value = run.format_number(item["value"])
+            low, high = map(run.format_number, item["interval"])
             lines.append(
-                f"{key} {item['claim']}: {item['measure']} {number(item['value'])} "
-                f"({low}, {high}), limit {item['threshold']}: {verdict[item['holds']]}"
+                f"{key} {item['claim']}: {item['measure']} {value} "
+                f"({low}, {high}), limit {item['threshold']}: {VERDICTS[item['holds']]}"
             )
         lines.append("")
     return "\n".join(lines)
-
-
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 if __name__ == "__main__":

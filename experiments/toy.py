@@ -10,7 +10,6 @@ however large M is.
 
 import dataclasses
 import math
-import shutil
 import time
 from pathlib import Path
 from typing import Literal
@@ -19,7 +18,7 @@ import jax
 import numpy as np
 
 from bspec_jax import figures, run, sweeps, toy
-from bspec_jax.observations import evaluate, index_of_quarter
+from bspec_jax.observations import VERDICTS, evaluate, index_of_quarter
 from bspec_jax.specialization import covariance
 
 NAME = "toy"
@@ -133,11 +132,7 @@ def main(config: Config) -> None:
         return
     workdir = run.start(config, NAME)
     make = sweep if config.mode == "sweep" else phase
-    results = run.save_results(workdir, config, make(config, workdir), started)
-    shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
-    run.save_figures(workdir, draw(results))
-    print(summary(results))
-    print(f"results and figures in {workdir} ({time.perf_counter() - started:.1f} s)")
+    run.conclude(workdir, config, make(config, workdir), started, draw, summary)
 
 
 def draw(results: dict) -> dict:
@@ -392,24 +387,19 @@ def _sweep_lines(task: str, data: dict) -> list[str]:
         low, high = data["success_interval"][i]
         lines.append(
             f"{m:4}  {data['success_rate'][i]:7.3f}  ({low:.3f}, {high:.3f})   "
-            f"{_number(data['mean_active'][i]):>6}  "
-            f"{_number(data['mean_silent'][i]):>6}  "
-            f"{_number(data['specialization_index'][i], 3):>7}  "
+            f"{run.format_number(data['mean_active'][i]):>6}  "
+            f"{run.format_number(data['mean_silent'][i]):>6}  "
+            f"{run.format_number(data['specialization_index'][i], 3):>7}  "
             f"{data['diverged'][i]:8}"
         )
     lines += ["", "observation                                  value  control  limit"]
-    verdict = {True: "holds", False: "does not hold", None: "undefined"}
     for number, item in data["observations"].items():
         lines.append(
-            f"{number} {item['claim']:41}{_number(item['value'], 3):>7}"
-            f"  {_number(item['control'], 3):>7}  {item['threshold']:5}"
-            f"  {verdict[item['holds']]}"
+            f"{number} {item['claim']:41}{run.format_number(item['value'], 3):>7}"
+            f"  {run.format_number(item['control'], 3):>7}  {item['threshold']:5}"
+            f"  {VERDICTS[item['holds']]}"
         )
     return [*lines, ""]
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bspec_jax import sweeps
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -22,3 +24,16 @@ def without_timing(workdir):
     results = json.loads((workdir / "results.json").read_text())
     results.pop("wall_seconds")
     return results
+
+
+def stop_training_at(monkeypatch, call):
+    """Makes that call of `sweeps.train`, counted from 1, end as Ctrl-C does."""
+    train, calls = sweeps.train, []
+
+    def stopping(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(sweeps, "train", stopping)

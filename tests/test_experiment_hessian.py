@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from helpers import refuse, without_timing
+from helpers import refuse, stop_training_at, without_timing
 from numpy.testing import assert_allclose
 
 from bspec_jax import run, sweeps
@@ -141,15 +141,7 @@ def test_double_precision_agrees_and_a_resumed_run_is_the_same(
             )
     assert not jax.config.jax_enable_x64
 
-    train, calls = sweeps.train, []
-
-    def stop_at_the_second(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return train(*args, **kwargs)
-
-    monkeypatch.setattr(hessian.sweeps, "train", stop_at_the_second)
+    stop_training_at(monkeypatch, call=2)
     with pytest.raises(KeyboardInterrupt):
         hessian.main(hessian.Config(workdir=tmp_path / "run", **TINY))
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1

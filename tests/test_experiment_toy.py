@@ -9,7 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT, command, refuse, without_timing
+from helpers import ROOT, command, refuse, stop_training_at, without_timing
 
 from bspec_jax import run
 from experiments import toy
@@ -100,15 +100,7 @@ def test_figures_are_redrawn_from_the_results_alone(sweep, monkeypatch):
 
 def test_a_resumed_run_ends_as_one_that_never_stopped(sweep, tmp_path, monkeypatch):
     monkeypatch.setattr(toy, "CHUNK", 700)
-    train, calls = toy.sweeps.train, []
-
-    def stop_after_two(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return train(*args, **kwargs)
-
-    monkeypatch.setattr(toy.sweeps, "train", stop_after_two)
+    stop_training_at(monkeypatch, call=3)
     config = toy.Config(workdir=tmp_path / "run", **TINY)
     with pytest.raises(KeyboardInterrupt):
         toy.main(config)

@@ -185,3 +185,9 @@ def test_command_line_turns_flags_into_the_config(monkeypatch):
     monkeypatch.setattr("sys.argv", argv)
     run.command_line(Config, got.append, "thing", "A thing.")
     assert got == [Config(seed=3, size=7, rates=(0.5, 0.25))]
+
+
+def test_numbers_of_tables():
+    assert run.format_number(0.12345) == "0.12"
+    assert run.format_number(0.12345, 3) == "0.123"
+    assert run.format_number(None) == "-"

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from bspec_jax.figures.style import COLOURS, DIVERGING, TASK_TITLES, floats, styled
 
+SPREAD = "median, quartiles, 5 % and 95 %"
 SHOWN_EIGENVALUES = 6  # the Hessian of a toy has rank 4 at most
 
 
@@ -62,21 +63,12 @@ def hessian_ratio(tasks: Mapping) -> Figure:
     for (left, right), (task, data) in zip(grid, tasks.items(), strict=True):
         stages, title = data["stages"], TASK_TITLES[task]
         steps = [stage["step"] for stage in stages]
-        spread = floats([s["offdiagonal_ratio_quantiles"] for s in stages]).T
         control = [s["measures"]["control_ratio"]["mean"][-1] for s in stages]
-        left.fill_between(steps, spread[0], spread[-1], color=COLOURS[0], alpha=0.15)
-        left.fill_between(steps, spread[1], spread[-2], color=COLOURS[0], alpha=0.3)
-        left.plot(
-            steps,
-            spread[2],
-            marker="o",
-            ms=3,
-            label="branches: median, quartiles, 5 % and 95 %",
-        )
+        quantiles = [s["offdiagonal_ratio_quantiles"] for s in stages]
+        _spread(left, steps, quantiles, f"branches: {SPREAD}")
         left.plot(
             steps, floats(control), "--", color="0.4", label="regrouped at random: mean"
         )
-        _log_steps(left, steps)
         m = data["branches"][-1]
         left.set(
             title=f"{title}, $M = {m}$", ylabel="off-diagonal ratio", ylim=(0, None)
@@ -121,14 +113,9 @@ def hessian_eigenvalues(tasks: Mapping) -> Figure:
         stages, m = data["stages"], data["branches"][-1]
         steps = [stage["step"] for stage in stages]
         limit = stages[-1]["spectra"]["limit"]
-        spread = floats([s["spectra"]["largest_quantiles"] for s in stages]).T
-        left.fill_between(steps, spread[0], spread[-1], color=COLOURS[0], alpha=0.15)
-        left.fill_between(steps, spread[1], spread[-2], color=COLOURS[0], alpha=0.3)
-        left.plot(
-            steps, spread[2], marker="o", ms=3, label="median, quartiles, 5 % and 95 %"
-        )
+        quantiles = [s["spectra"]["largest_quantiles"] for s in stages]
+        _spread(left, steps, quantiles, SPREAD)
         left.axhline(limit, color=COLOURS[1], ls="--", label=r"$2\,/$ learning rate")
-        _log_steps(left, steps)
         left.set(
             title=f"{TASK_TITLES[task]}, $M = {m}$",
             ylabel="largest eigenvalue",
@@ -224,8 +211,12 @@ def gradient_factors(tasks: Mapping) -> Figure:
     return figure
 
 
-def _log_steps(ax, steps):
-    """A logarithmic axis of steps on which 0 has a place."""
+def _spread(ax, steps, quantiles, label):
+    """Five quantiles along training, on a logarithmic axis on which 0 has a place."""
+    lowest, low, median, high, highest = floats(quantiles).T
+    ax.fill_between(steps, lowest, highest, color=COLOURS[0], alpha=0.15)
+    ax.fill_between(steps, low, high, color=COLOURS[0], alpha=0.3)
+    ax.plot(steps, median, color=COLOURS[0], marker="o", ms=3, label=label)
     first = min((s for s in steps if s), default=1)
     ax.set_xscale("symlog", linthresh=first)
     ax.set_xticks(steps, [f"{s:g}" for s in steps], fontsize=7, rotation=45)
