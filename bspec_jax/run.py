@@ -29,23 +29,10 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from bspec_jax.errors import FlagError, UserError
+
 SCHEMA = 1  # of results.json
 PACKAGES = ("bspec_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-
-
-class UserError(Exception):
-    """What the user can mend, said in one line; `status` is the exit status."""
-
-    def __init__(self, message: str, status: int = 1):
-        super().__init__(message)
-        self.status = status
-
-
-class FlagError(UserError):
-    """A flag's value that makes no sense; exit status 2."""
-
-    def __init__(self, message: str):
-        super().__init__(message, status=2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 CORE = {
     "branching",
     "conv",
+    "errors",
     "gradients",
     "hessian",
     "hessian_estimates",
@@ -25,6 +26,7 @@ EXTERNAL_OF_CORE = {"jax", "numpy", "jaxtyping"}
 # What each other module may import besides the standard library and the core.
 MAY_IMPORT = {
     "adapters": {"flax", "jax"},
+    "data": {"numpy", "jax", "jaxtyping", "PIL", "tensorflow_datasets", "tyro"},
     "figures": {"matplotlib", "numpy"},
     "models": {"flax", "jaxtyping"},
     "run": {"jax", "numpy", "tyro", "tqdm"},
@@ -34,6 +36,7 @@ ORDER = [
     {
         "branching",
         "conv",
+        "errors",
         "leaves",
         "losses",
         "statistics",
