@@ -1,5 +1,8 @@
 """Losses, as functions of the network's output f (the sum of the branches)."""
 
+import math
+from typing import Literal, get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,25 +19,52 @@ def squared_error(
     return 0.5 * jnp.sum((f - y) ** 2)
 
 
+Clamp = Literal["hard", "straight-through", "tanh", "none"]
+
+
 def classification_loss(
     f: Float[Array, "*N C"],
     label: Int[Array | np.ndarray, "*N"] | int,
     *,
-    clamp: bool = True,
+    clamp: Clamp = "hard",
 ) -> Float[Array, "*N"]:
-    """Cross-entropy of softmax(f) with p = softmax(2 onehot - 1), for each example.
+    """Cross-entropy of softmax(clamp f) with p = softmax(2 onehot - 1), per example.
 
     Args:
       f: the sum of the branches.
       label: the class, in 0..C-1.
-      clamp: limit f to [-1, 1] first, as the paper does; coordinates at or beyond the
-        limits then have neither gradient nor curvature.
+      clamp: how f is limited to [-1, 1]. "hard", as in the paper: coordinates at or
+        beyond the limits have neither gradient nor curvature. "straight-through": the
+        same value, but the gradient passes as if there were no clamp. "tanh": smooth.
+        "none": f as it is.
 
-    Its minimum is the entropy of p, 1.89491 for C = 10.
+    Its minimum is `classification_floor(C)`.
     Source: eq. 3 (whose printed sign is flipped) and section 6.
     """
     p = jax.nn.softmax(2 * jax.nn.one_hot(label, f.shape[-1], dtype=f.dtype) - 1)
-    if clamp:
-        one = jnp.ones((), f.dtype)
-        f = jax.lax.clamp(-one, f, one)  # its slope at the limits is 0, unlike clip's
-    return -(p * jax.nn.log_softmax(f)).sum(-1)
+    return -(p * jax.nn.log_softmax(_limit(f, clamp))).sum(-1)
+
+
+def _limit(f, clamp):
+    if clamp == "tanh":
+        return jnp.tanh(f)
+    if clamp == "none":
+        return f
+    one = jnp.ones((), f.dtype)
+    limited = jax.lax.clamp(-one, f, one)  # its slope at the limits is 0, unlike clip's
+    if clamp == "hard":
+        return limited
+    if clamp == "straight-through":
+        return f + jax.lax.stop_gradient(limited - f)
+    raise ValueError(f"clamp must be one of {get_args(Clamp)}, got {clamp!r}")
+
+
+def classification_floor(num_classes: int) -> float:
+    """The entropy of softmax(2 onehot - 1), least value of `classification_loss`.
+
+    1.89491 for 10 classes; what a loss has beyond it is the Kullback-Leibler
+    divergence from p. Source: section 6.
+    """
+    others = num_classes - 1
+    p = 1 / (1 + others * math.exp(-2))
+    return -p * math.log(p) - (1 - p) * math.log((1 - p) / others)

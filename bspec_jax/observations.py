@@ -7,10 +7,13 @@ for the Hessian.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from bspec_jax.specialization import Specialization
+from bspec_jax.statistics import mean_interval, rate_interval
 
 
 class Observation(NamedTuple):
@@ -61,6 +64,35 @@ def holds(
         return bool(high <= threshold and beyond)
     beyond = control_interval is None or low > control_interval[1]
     return bool(low >= threshold and beyond)
+
+
+# Where a measure means something; the others do wherever there is a network.
+DEFINED: dict[str, Callable[[Specialization], np.ndarray]] = {
+    "entropy": lambda m: m.num_active > 0,
+    "silent_share_of_active": lambda m: m.num_active > 0,
+    "correlation": lambda m: m.active_pairs > 0,
+}
+
+
+def average(measured: Specialization, counts=True) -> dict[str, dict]:
+    """Mean and 95 % interval of each measure along the last axis, that of networks.
+
+    Args:
+      measured: NumPy arrays `[..., T]`.
+      counts: which networks count, `[..., T]`. A network is left out, too, where its
+        measure is undefined: a mean over active branches if none is active, a
+        correlation if there is no pair.
+
+    Keys are the fields of `Specialization`, values `{"mean": [...], "interval":
+    [..., 2]}`.
+    """
+    means = {}
+    for name, values in measured._asdict().items():
+        defined = counts & DEFINED.get(name, lambda _: True)(measured)
+        kind = rate_interval if values.dtype == bool else mean_interval
+        mean, interval = kind(values, defined)
+        means[name] = {"mean": mean, "interval": interval}
+    return means
 
 
 def evaluate(

@@ -2,8 +2,10 @@
 
 A run's folder holds `config.json` (the flags), `environment.json` (versions, device,
 commit), `metrics.jsonl` (one line a logging step), `results.json` (every number that
-the figures show), `figures/*.png` and `checkpoints/`. A JSON number that is not finite
-is written as null. Files are replaced whole, never left half written.
+the figures show), `figures/*.png`, where there is a network to keep `checkpoints/`, and
+until the run is finished `unfinished/`, which only serves to resume it. A JSON number
+that is not finite is written as null. Files are replaced whole, never left half
+written.
 """
 
 import dataclasses
@@ -22,7 +24,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import numpy as np
@@ -32,12 +34,15 @@ from tqdm import tqdm
 from bspec_jax.errors import FlagError, UserError
 
 SCHEMA = 1  # of results.json
+UNFINISHED = "unfinished"  # folder of a run
 PACKAGES = ("bspec_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     """Flags that every experiment has."""
+
+    PRESENTATION: ClassVar[tuple[str, ...]] = ()  # flags that only change figures
 
     seed: int = 0
     """Seed of everything random; the same seed gives the same results."""
@@ -57,11 +62,12 @@ class RunConfig:
 
     def settings(self) -> dict:
         """What determines the results, as JSON: all flags but where and how to run."""
+        others = ("workdir", "resume", "figures_only", *self.PRESENTATION)
         return to_json(
             {
                 field.name: getattr(self, field.name)
                 for field in dataclasses.fields(self)
-                if field.name not in ("workdir", "resume", "figures_only")
+                if field.name not in others
             }
         )
 
@@ -263,8 +269,12 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     partial.replace(path)
 
 
-def load_arrays(path: Path, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def load_arrays(
+    path: Path, like: Mapping[str, np.ndarray | None]
+) -> dict[str, np.ndarray]:
     """Reads arrays of the names and shapes of `like` that `save_arrays` wrote.
+
+    None stands for any shape.
 
     Raises:
       UserError: if the file is damaged, or holds other arrays.
@@ -272,8 +282,9 @@ def load_arrays(path: Path, like: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     try:
         with np.load(path) as saved:
             arrays = {name: saved[name] for name in like}
-        if any(arrays[name].shape != like[name].shape for name in like):
-            raise ValueError
+        for name, expected in like.items():
+            if expected is not None and arrays[name].shape != expected.shape:
+                raise ValueError
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         raise UserError(f"{path} is damaged; delete it and resume again") from None
     return arrays
@@ -283,6 +294,23 @@ def append_metrics(workdir: Path, record: Mapping[str, Any]) -> None:
     """Adds one line to metrics.jsonl."""
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(to_json(record), allow_nan=False) + "\n")
+
+
+def keep_metrics(workdir: Path, keep: Callable[[dict], bool]) -> None:
+    """Drops the other lines of metrics.jsonl: those a resumed run will write again."""
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return
+    whole = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(line for line in whole if keep(json.loads(line))))
+    partial.replace(path)
+
+
+def read_metrics(workdir: Path) -> list[dict]:
+    """The lines of metrics.jsonl."""
+    path = workdir / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def save_results(
@@ -319,7 +347,7 @@ def conclude(
       draw, summary: the figures by name, and the table, of what results.json holds.
     """
     saved = save_results(workdir, config, results, started)
-    shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
+    shutil.rmtree(workdir / UNFINISHED, ignore_errors=True)
     save_figures(workdir, draw(saved))
     print(summary(saved))
     print(f"results and figures in {workdir} ({time.perf_counter() - started:.1f} s)")
@@ -390,7 +418,14 @@ def _bytes(count: int) -> str:
 
 
 @contextmanager
-def progress_bar(total: int, what: str) -> Iterator[Callable[[int], Any]]:
-    """A bar with a rate on stderr; yields the function that advances it."""
-    with tqdm(total=total, desc=what, unit_scale=True) as bar:
+def progress_bar(
+    total: int, what: str, unit: str = "it", initial: int = 0
+) -> Iterator[Callable[[int], Any]]:
+    """A bar with a rate on stderr; yields the function that advances it.
+
+    `initial` of the `total` were done before, and do not count in the rate.
+    """
+    with tqdm(
+        total=total, desc=what, unit=unit, initial=initial, unit_scale=True
+    ) as bar:
         yield bar.update

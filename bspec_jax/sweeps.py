@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from bspec_jax.observations import average
 from bspec_jax.specialization import Specialization, measure
-from bspec_jax.statistics import mean_interval, rate_interval
+from bspec_jax.statistics import rate_interval
 from bspec_jax.toy import (
     TASKS,
     TOLERANCE,
@@ -33,12 +34,6 @@ from bspec_jax.toy import (
 
 TILE_ELEMENTS = 2**13  # branches x trials that are trained in one call on a CPU
 MEASURE_ELEMENTS = 2**22  # covariance entries in one call of `measure_trials`
-# Where a measure of one trial is defined; everywhere if not named here.
-DEFINED = {
-    "entropy": lambda measured: measured.num_active > 0,
-    "silent_share_of_active": lambda measured: measured.num_active > 0,
-    "correlation": lambda measured: measured.active_pairs > 0,
-}
 
 
 class Settings(NamedTuple):
@@ -361,15 +356,8 @@ def measure_means(trials: Trials, shape: tuple[int, ...]) -> dict[str, dict]:
     `Specialization`, values `{"mean": shape, "interval": [*shape, 2]}`.
     """
     measured = measure_trials(trials)
-    means = {}
-    for name, values in measured._asdict().items():
-        defined = ~trials.diverged & DEFINED.get(name, lambda _: True)(measured)
-        average = rate_interval if values.dtype == bool else mean_interval
-        mean, interval = average(
-            values.reshape(*shape, -1), defined.reshape(*shape, -1)
-        )
-        means[name] = {"mean": mean, "interval": interval}
-    return means
+    table = Specialization(*(values.reshape(*shape, -1) for values in measured))
+    return average(table, ~trials.diverged.reshape(*shape, -1))
 
 
 def memory_estimate(num_trials: int, num_branches: int) -> int:

@@ -146,7 +146,7 @@ def draw(results: dict) -> dict:
 
 def train_stages(config: Config, workdir: Path, table: sweeps.Settings):
     """Yields the step and the networks of each stage; stages on disk are reused."""
-    folder = workdir / "checkpoints"
+    folder = workdir / run.UNFINISHED
     folder.mkdir(exist_ok=True)
     trials = sweeps.init_trials(jax.random.key(config.seed), table, init=config.init)
     before = 0

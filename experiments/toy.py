@@ -165,7 +165,7 @@ def train_table(
     Each chunk is a pure function of the flags, so a resumed run ends as one that was
     never stopped.
     """
-    folder = workdir / "checkpoints"
+    folder = workdir / run.UNFINISHED
     folder.mkdir(exist_ok=True)
     initial = sweeps.init_trials(jax.random.key(config.seed), table, init=config.init)
     total = table.trial.size

@@ -144,7 +144,7 @@ def test_double_precision_agrees_and_a_resumed_run_is_the_same(
     stop_training_at(monkeypatch, call=2)
     with pytest.raises(KeyboardInterrupt):
         hessian.main(hessian.Config(workdir=tmp_path / "run", **TINY))
-    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
+    assert len(list((tmp_path / "run" / "unfinished").iterdir())) == 1
     hessian.main(hessian.Config(workdir=tmp_path / "run", resume=True, **TINY))
     assert without_timing(tmp_path / "run")["tasks"] == expected
 

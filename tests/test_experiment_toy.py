@@ -62,7 +62,7 @@ def test_sweep_draws_every_figure_of_the_paper(sweep):
         "fig04_responses",
         "fig04_active",
     }
-    assert not (sweep / "checkpoints").exists()
+    assert not (sweep / "unfinished").exists()
 
 
 def test_figure_2_shows_what_its_title_says(sweep):
@@ -104,7 +104,7 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(sweep, tmp_path, monkeypat
     config = toy.Config(workdir=tmp_path / "run", **TINY)
     with pytest.raises(KeyboardInterrupt):
         toy.main(config)
-    assert len(list((tmp_path / "run" / "checkpoints").glob("*.npz"))) == 2
+    assert len(list((tmp_path / "run" / "unfinished").glob("*.npz"))) == 2
     toy.main(toy.Config(workdir=tmp_path / "run", resume=True, **TINY))
     assert without_timing(tmp_path / "run") == without_timing(sweep)
 
@@ -112,7 +112,7 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(sweep, tmp_path, monkeypat
 def test_a_damaged_checkpoint_is_named(tmp_path):
     config = toy.Config(workdir=tmp_path / "run", **TINY)
     run.start(config, "toy")
-    path = tmp_path / "run" / "checkpoints" / "trials_000000000.npz"
+    path = tmp_path / "run" / "unfinished" / "trials_000000000.npz"
     path.parent.mkdir()
     few = toy.sweeps.settings(task="toy1", num_branches=2, learning_rate=1, trial=0)
     few = toy.sweeps.init_trials(jax.random.key(0), few)
@@ -244,7 +244,7 @@ def test_ctrl_c_ends_quietly(tmp_path):
         text=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
-    while not (tmp_path / "run" / "checkpoints").exists():
+    while not (tmp_path / "run" / "unfinished").exists():
         time.sleep(0.05)
         assert process.poll() is None
     time.sleep(2)

@@ -30,7 +30,7 @@ def network(m, width=2, c=3):
 
 
 def unclamped_loss(f, target):
-    return classification_loss(f, target, clamp=False)
+    return classification_loss(f, target, clamp="none")
 
 
 def squared(f, target):
@@ -107,7 +107,7 @@ def test_blocks_of_modules_with_batch_norm(module, m, x64):
 
     def objective(flat):
         f, _ = net.apply(unravel(flat), state, x, **kwargs)
-        return classification_loss(f, case[-1], clamp=False).sum()
+        return classification_loss(f, case[-1], clamp="none").sum()
 
     flat, _ = ravel_branches(params)
     dense = jax.jit(jax.hessian(objective))(flat)  # of the network itself

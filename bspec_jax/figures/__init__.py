@@ -3,6 +3,17 @@
 Each function takes plain JSON values and returns a matplotlib Figure.
 """
 
+from bspec_jax.figures.classify import (
+    active_against_branches,
+    branch_ablation,
+    branch_confidence,
+    branch_covariances,
+    branch_enrichment,
+    branch_outputs,
+    branch_outputs_sweep,
+    classifier_training,
+    most_confident_images,
+)
 from bspec_jax.figures.hessian import (
     gradient_factors,
     hessian_eigenvalues,
@@ -20,11 +31,20 @@ from bspec_jax.figures.toy import (
 )
 
 __all__ = [
+    "active_against_branches",
+    "branch_ablation",
+    "branch_confidence",
+    "branch_covariances",
+    "branch_enrichment",
+    "branch_outputs",
+    "branch_outputs_sweep",
+    "classifier_training",
     "gradient_factors",
     "hessian_eigenvalues",
     "hessian_heat_maps",
     "hessian_index",
     "hessian_ratio",
+    "most_confident_images",
     "toy_active",
     "toy_covariances",
     "toy_dynamics",

@@ -24,10 +24,12 @@ WIDTHS = {
 }
 BLOCKS = 2  # of two convolutions, in each stage
 STRIDES = (1, 2, 2, 2)
+BATCH_NORM_MOMENTUM = 0.9  # how much of a running statistic a step keeps
 
 Conv = partial(
     nn.Conv, use_bias=False, padding=1, conv_general_dilated=conv_general_dilated
 )
+BatchNorm = partial(nn.BatchNorm, momentum=BATCH_NORM_MOMENTUM)
 
 
 class Block(nn.Module):
@@ -39,7 +41,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool):
         """`[N, H, W, C]` to `[N, H', W', width]`, H' = H / stride rounded up."""
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)
+        norm = partial(BatchNorm, use_running_average=not train)
         y = nn.relu(norm()(Conv(self.width, (3, 3), self.stride)(x)))
         y = norm()(Conv(self.width, (3, 3))(y))
         if x.shape != y.shape:
@@ -73,7 +75,7 @@ class ResNet(nn.Module):
     ) -> Float[Array, "N C"]:
         """Logits of the classes; `train` normalises by the batch's own statistics."""
         x = Conv(self.widths[0], (3, 3), name="stem")(x)
-        norm = nn.BatchNorm(not train, momentum=0.9, name="stem_norm")
+        norm = BatchNorm(not train, name="stem_norm")
         x = nn.relu(norm(x))
         for width, first in zip(self.widths, STRIDES, strict=True):
             for stride in (first, *(1,) * (BLOCKS - 1)):

@@ -1,0 +1,129 @@
+"""Checkpoints of a network, by Orbax: steps of trees beside a description in JSON.
+
+    FOLDER/network.json            what is needed to build the network again
+    FOLDER/<step>/model            parameters and state
+    FOLDER/<step>/training         what only going on with the training needs
+
+A step is written beside its place and then renamed: it is whole or absent.
+"""
+
+import gc
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from bspec_jax.errors import UserError
+from bspec_jax.run import read_json, write_json
+
+DESCRIPTION = "network.json"
+KEPT = 2  # latest steps, besides step 0
+
+
+def describe(folder: Path, description: Mapping[str, Any]) -> None:
+    """Writes what is needed to build the network of this folder again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / DESCRIPTION, description)
+
+
+def save(folder: Path, step: int, **parts: Any) -> None:
+    """Writes the trees `parts` as one step; of earlier ones 0 and the latest stay."""
+    items = {name: ocp.args.StandardSave(tree) for name, tree in parts.items()}
+    with _manager(folder) as manager:
+        manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps in a folder, ascending; none if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    # Named by digits alone: what was not finished has a longer name.
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+
+
+def restore(folder: Path, step: int, **like: Any) -> list[Any]:
+    """The trees of a step, of the structure, shapes and types of `like`, in its order.
+
+    Raises:
+      UserError: if the step is missing, damaged or of another network.
+    """
+    items = {
+        name: ocp.args.StandardRestore(jax.tree.map(_abstract, tree))
+        for name, tree in like.items()
+    }
+    path = folder / str(step)
+    if not path.is_dir():
+        raise UserError(f"no checkpoint at {path}")
+    with _stray_errors_ignored():
+        try:
+            with _manager(folder) as manager:
+                restored = manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
+        else:
+            return [restored[name] for name in like]
+    raise UserError(
+        f"the checkpoint {path} is damaged or of another network; delete it and resume "
+        f"from the one before ({reason})"
+    )
+
+
+def find(path: Path, network: str) -> tuple[Path, int]:
+    """The folder and the step that `path` means.
+
+    Args:
+      path: a run's folder (then its last step of `network`), a network's folder in it
+        (its last step), or one step.
+
+    Raises:
+      UserError: if there is no checkpoint.
+    """
+    if path.name.isdigit() and (path.parent / DESCRIPTION).exists():
+        return path.parent, int(path.name)
+    folder = path if (path / DESCRIPTION).exists() else path / "checkpoints" / network
+    found = steps(folder)
+    if not found:
+        raise UserError(f"no checkpoint in {folder}")
+    return folder, found[-1]
+
+
+def description(folder: Path) -> dict:
+    """What `describe` wrote.
+
+    Raises:
+      UserError: if it is missing or damaged.
+    """
+    return read_json(folder / DESCRIPTION, "network")
+
+
+def _manager(folder: Path) -> ocp.CheckpointManager:
+    kept = preservation_policy.AnyPreservationPolicy(
+        [preservation_policy.LatestN(KEPT), preservation_policy.CustomSteps([0])]
+    )
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=kept,
+        enable_async_checkpointing=False,
+        cleanup_tmp_directories=True,
+    )
+    return ocp.CheckpointManager(folder.resolve(), options=options)
+
+
+@contextmanager
+def _stray_errors_ignored() -> Iterator[None]:
+    """Of a failed read Orbax drops the other parts, and Python prints what they raise."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook
+
+
+def _abstract(leaf):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)

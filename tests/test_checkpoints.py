@@ -1,0 +1,79 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from bspec_jax import checkpoints
+from bspec_jax.errors import UserError
+
+
+def tree(value):
+    return {
+        "a": jnp.full((2, 3), value, jnp.float32),
+        "b": {"c": jnp.arange(4) + value, "empty": ()},
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for step in (0, 10, 20, 30):
+        checkpoints.save(tmp_path / "net", step, model=tree(step), training=tree(-step))
+    return tmp_path / "net"
+
+
+def test_what_is_saved_is_restored(folder):
+    model, training = checkpoints.restore(folder, 30, model=tree(1), training=tree(2))
+    for got, expected in ((model, tree(30)), (training, tree(-30))):
+        assert jax.tree.structure(got) == jax.tree.structure(expected)
+        jax.tree.map(assert_array_equal, got, expected)
+        types = [[leaf.dtype for leaf in jax.tree.leaves(t)] for t in (got, expected)]
+        assert types[0] == types[1]
+    (model,) = checkpoints.restore(folder, 0, model=tree(1))  # one part alone
+    assert_array_equal(model["a"], np.zeros((2, 3)))
+
+
+def test_the_first_and_the_latest_steps_stay(folder):
+    assert checkpoints.steps(folder) == [0, 20, 30]
+    assert checkpoints.steps(folder / "missing") == []
+
+
+def test_an_unfinished_step_does_not_count(folder):
+    (folder / "40.orbax-checkpoint-tmp-1").mkdir()
+    assert checkpoints.steps(folder) == [0, 20, 30]
+
+
+def test_a_missing_step(folder):
+    with pytest.raises(UserError, match=r"no checkpoint at .*net/10"):
+        checkpoints.restore(folder, 10, model=tree(0))
+
+
+def test_damage_is_one_line(folder):
+    files = [p for p in (folder / "30" / "model").rglob("*") if p.is_file()]
+    for path in files:
+        path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match=r"net/30 is damaged or of another") as error:
+        checkpoints.restore(folder, 30, model=tree(0))
+    assert "\n" not in str(error.value)
+    (model,) = checkpoints.restore(folder, 20, model=tree(0))  # the one before is whole
+    assert_array_equal(model["a"], np.full((2, 3), 20))
+
+
+def test_another_network(folder):
+    other = tree(0) | {"a": jnp.zeros((5, 3))}
+    with pytest.raises(UserError, match="damaged or of another network"):
+        checkpoints.restore(folder, 30, model=other)
+
+
+def test_a_run_a_network_and_a_step_can_be_named(tmp_path):
+    folder = tmp_path / "checkpoints" / "main"
+    checkpoints.describe(folder, {"kind": "test", "mean": np.array([0.5])})
+    for step in (0, 7):
+        checkpoints.save(folder, step, model=tree(step))
+    for path, step in ((tmp_path, 7), (folder, 7), (folder / "0", 0)):
+        assert checkpoints.find(path, "main") == (folder, step)
+    assert checkpoints.description(folder) == {"kind": "test", "mean": [0.5]}
+    with pytest.raises(UserError, match=r"no checkpoint in .*checkpoints/other"):
+        checkpoints.find(tmp_path, "other")
+    with pytest.raises(UserError, match="no network at"):
+        checkpoints.description(tmp_path)

@@ -1,0 +1,279 @@
+"""The classifier's command, on images of 8 pixels that tests write themselves."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ROOT, command, without_timing
+from numpy.testing import assert_allclose, assert_array_equal
+from test_data import write_idx
+
+from bspec_jax import checkpoints, classifier, contributions, data
+from bspec_jax.data import fashion_mnist
+from bspec_jax.models.resnet import WIDTHS
+
+FIGURES = {
+    "fig05_active",
+    "fig05_covariance",
+    "fig06_outputs",
+    "fig07_confidence",
+    "fig08_confident",
+    "fig16_confident",
+    "fig17_sweep",
+    "classify_ablation",
+    "classify_enrichment",
+    "classify_training",
+}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return tmp_path_factory.mktemp("classify")
+
+
+@pytest.fixture(scope="module")
+def images(shared):
+    """A folder of IDX files: ten classes, each a bright pixel of its own and noise."""
+    folder = shared / "idx"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 300), ("test", 120)):
+        labels = rng.integers(0, 10, count).astype(np.uint8)
+        pixels = rng.integers(0, 60, (count, 8, 8)).astype(np.uint8)
+        pixels[np.arange(count), labels // 4 * 2 + 1, labels % 4 * 2] = 255
+        for name, array in zip(
+            fashion_mnist.FILES[split], (pixels, labels), strict=True
+        ):
+            write_idx(folder / f"{name}.gz", array)
+    return folder
+
+
+def classify(shared, *flags, **options):
+    """Starts the command; what one compiles, all later ones take from a cache."""
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(shared / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
+    return subprocess.Popen(
+        command("classify", *flags),
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def flags_for(images, workdir):
+    return [
+        *("--dataset", "fashion_mnist", "--data-dir", images, "--workdir", workdir),
+        *("--validation-examples", 60, "--widths", "tiny", "--batch-size", 16),
+        *("--branches", 3, "--sweep-branches", 2, "--epochs", 6, "--log-every", 4),
+        *("--checkpoint-every", 6, "--learning-rate", 0.02, "--crop-padding", 1),
+        "--skip-flip",
+    ]
+
+
+def finish(process, status=0):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, err
+    return out, err
+
+
+@pytest.fixture(scope="module")
+def finished(shared, images):
+    workdir = shared / "run"
+    out, _ = finish(classify(shared, *flags_for(images, workdir)))
+    return workdir, json.loads((workdir / "results.json").read_text()), out
+
+
+def responses(workdir, name="main"):
+    with np.load(workdir / "predictions" / f"{name}.npz") as saved:
+        return saved["trained"], saved["initial"]
+
+
+def test_results_follow_from_the_responses(finished, images):
+    workdir, results, _ = finished
+    v, initial = responses(workdir)
+    labels = data.load("fashion_mnist", images, validation_examples=60).test.labels
+    assert v.shape == initial.shape == (3, 120, 10)
+    f = v.sum(0).astype(float)
+    assert_allclose(results["test_accuracy"], (f.argmax(1) == labels).mean())
+    p = np.full((120, 10), np.exp(-1))
+    p[np.arange(120), labels] = np.exp(1)
+    p /= p.sum(1, keepdims=True)
+    g = np.clip(f, -1, 1)
+    excess = (p * (np.log(p) - g + np.log(np.exp(g).sum(1, keepdims=True)))).sum(1)
+    assert_allclose(results["excess_loss"], excess.mean(), rtol=1e-4)
+    assert_allclose(results["saturated"], (abs(f).min(1) >= 1).mean())
+    flat = v.reshape(3, -1).astype(float)
+    assert_allclose(results["covariance"], flat @ flat.T, rtol=1e-4)
+    norms = np.linalg.norm(flat, axis=1)
+    assert results["active"] == (norms >= 0.1 * norms.max()).sum()
+    assert results["active"] + results["silent"] == 3
+    without = [((f - v[k]).argmax(1) == labels).mean() for k in range(3)]
+    assert_allclose(results["ablation"]["without"], without)
+    class_means = [[v[k, labels == c, c].mean() for c in range(10)] for k in range(3)]
+    assert_allclose(results["networks"][0]["class_outputs"], class_means, rtol=1e-4)
+    assert results["selection"]["branches"] == list(np.argsort(-norms)[:2])
+
+
+def test_training_learns_and_starts_from_what_is_called_initial(finished, images):
+    workdir, results, _ = finished
+    labels = data.load("fashion_mnist", images, validation_examples=60).test.labels
+    _, initial = responses(workdir)
+    before = contributions.accuracy(initial.sum(0), labels)
+    assert before < 0.35 < results["test_accuracy"]
+    lines = [line for line in results["curves"] if line["network"] == "main"]
+    # 15 steps an epoch: every 4, every 6 and at the end of each.
+    stops = set(range(4, 91, 4)) | set(range(6, 91, 6)) | set(range(15, 91, 15))
+    assert [line["step"] for line in lines] == sorted(stops)
+    held_out = [line["step"] for line in lines if "validation_accuracy" in line]
+    assert held_out == [15, 30, 45, 60, 75, 90]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def test_every_network_is_there_and_the_control_is_another(finished):
+    workdir, results, out = finished
+    names = [(one["name"], one["branches"]) for one in results["networks"]]
+    assert names == [("main", 3), ("branches_2", 2), ("control", 3)]
+    assert results["sweep"]["branches"] == [2, 3]
+    assert len(results["measures"]["control"]["index"]["mean"]) == 2
+    alone, together = responses(workdir, "control")[0], responses(workdir)[0]
+    assert not np.allclose(alone, together)
+    first = responses(workdir, "control")[1], responses(workdir)[1]
+    assert_array_equal(*first)  # from the same initial parameters
+    assert all(item["holds"] is None for item in results["observations"].values())
+    assert "a verdict needs --repeats" in out
+
+
+def test_the_pruned_network_is_the_sum_of_the_active_branches(finished, images):
+    workdir, results, _ = finished
+    shown = data.load("fashion_mnist", images, validation_examples=60).test.images
+    pruned = classifier.load(workdir / "checkpoints" / "pruned")
+    model = pruned.params, pruned.batch_stats
+    v = classifier.predict(pruned.network, *model, shown, pruned.pixels)
+    trained, _ = responses(workdir)
+    norms = np.linalg.norm(trained.reshape(3, -1), axis=1)
+    active = norms >= 0.1 * norms.max()
+    assert_allclose(v, trained[active], rtol=1e-3, atol=1e-4)
+    assert results["pruned"]["branches"] == active.sum()
+    assert results["pruned"]["parameters_before"] == 3 * 2128 - 3 * 18 * 2  # grey
+
+
+def test_figures_are_drawn_and_drawn_again(finished, shared):
+    workdir, _, _ = finished
+    figures = workdir / "figures"
+    assert {path.stem for path in figures.iterdir()} == FIGURES
+    before = {path: path.read_bytes() for path in figures.iterdir()}
+    for path in before:
+        path.unlink()
+    again = classify(shared, "--workdir", workdir, "--figures-only")
+    chosen = [*("--figure-branches", 2), *("--figure-classes", 5, 1)]
+    finish(again)
+    assert {path: path.read_bytes() for path in figures.iterdir()} == before
+    finish(classify(shared, "--workdir", workdir, "--figures-only", *chosen))
+    changed = {p.stem for p, old in before.items() if p.read_bytes() != old}
+    assert changed == {"fig08_confident", "fig16_confident"}
+    bad = ("--workdir", workdir, "--figures-only", "--figure-branches", 3)
+    _, err = finish(classify(shared, *bad), 2)
+    assert err.count("\n") == 1
+    assert "--figure-branches must be below 3" in err
+
+
+def test_a_killed_run_resumes_bit_for_bit(finished, shared, images):
+    whole, _, _ = finished
+    workdir = shared / "killed"
+    process = classify(shared, *flags_for(images, workdir))
+    wait_for(workdir / "metrics.jsonl", '"step": 52', process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    folder = workdir / "checkpoints" / "main"
+    assert 0 < checkpoints.steps(folder)[-1] < 90
+    finish(classify(shared, *flags_for(images, workdir), "--resume"))
+    one, other = (classifier.load(run) for run in (whole, workdir))
+    assert one.step == other.step == 90
+    for a, b in zip(*(leaves(run) for run in (one, other)), strict=True):
+        assert_array_equal(a, b)
+    assert without_timing(workdir) == without_timing(whole)
+    _, err = finish(classify(shared, *flags_for(images, workdir), "--resume"), 1)
+    assert "is finished; nothing to resume" in err
+
+
+def leaves(loaded):
+    import jax
+
+    return jax.tree.leaves((loaded.params, loaded.batch_stats))
+
+
+def wait_for(path: Path, text: str, process) -> None:
+    start = time.monotonic()
+    while not (path.exists() and text in path.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() - start < 200
+        time.sleep(0.002)
+
+
+def test_a_damaged_checkpoint_is_one_line(finished, shared, images):
+    workdir = shared / "damaged"
+    process = classify(shared, *flags_for(images, workdir))
+    folder = workdir / "checkpoints" / "main"
+    wait_for(workdir / "metrics.jsonl", '"step": 40', process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    last = folder / str(checkpoints.steps(folder)[-1])
+    for path in last.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    _, err = finish(classify(shared, *flags_for(images, workdir), "--resume"), 1)
+    assert err.splitlines()[-1].startswith(
+        f"python -m experiments.classify: the checkpoint {last} is damaged"
+    )
+    assert "Traceback" not in err
+    assert last.exists()
+
+
+MISSING = ("--dataset", "folder", "--data-dir", "missing")
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (MISSING, 1, "no folder missing/train"),
+        (("--dataset", "cifarten"), 1, "no set of images is called cifarten"),
+        (("--widths", 5, 11), 2, "--widths must be one of paper"),
+        (("--widths", 5, 11, 0, 3), 2, "--widths must be at least 1, got 5 11 0 3"),
+        (("--branches", 0), 2, "--branches must be at least 1, got 0"),
+        (("--sweep-branches", 2, 0), 2, "--sweep-branches must be at least 1"),
+        (("--batch-size", 241), 2, "--batch-size 241 is more than the 240 training"),
+        (("--figure-classes", 10), 2, "--figure-classes must be below 10, got 10"),
+        (("--learning-rate", 0), 2, "--learning-rate must be positive"),
+    ],
+)
+def test_wrong_input_is_one_line(shared, images, tmp_path, flags, status, message):
+    base = ("--dataset", "fashion_mnist", "--data-dir", images)
+    given = (*base, "--validation-examples", 60, "--workdir", tmp_path / "run", *flags)
+    out, err = finish(classify(shared, *given), status)
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_widths_by_number(finished, shared, images, tmp_path):
+    # The same as the preset; a run of other flags is not resumed.
+    workdir, _, _ = finished
+    widths = tuple(map(str, WIDTHS["tiny"]))
+    from experiments.classify import Config
+
+    assert Config(widths=widths).widths_list == WIDTHS["tiny"]
+    changed = [*flags_for(images, workdir), "--resume", "--branches", 4]
+    _, err = finish(classify(shared, *changed), 1)
+    assert "has --branches 3, not 4" in err
