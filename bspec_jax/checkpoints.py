@@ -115,7 +115,7 @@ def _manager(folder: Path) -> ocp.CheckpointManager:
 
 @contextmanager
 def _stray_errors_ignored() -> Iterator[None]:
-    """Of a failed read Orbax drops the other parts, and Python prints what they raise."""
+    """Where a read fails, Orbax drops the others, whose errors Python would print."""
     hook = sys.unraisablehook
     sys.unraisablehook = lambda _: None
     try:

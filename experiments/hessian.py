@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bspec_jax import figures, gradients, run, sweeps, toy
+from bspec_jax import checkpoints, figures, gradients, run, sweeps, toy
+from bspec_jax.classifier import MAIN
 from bspec_jax.hessian import dense_hessian, total_loss
 from bspec_jax.hessian_measures import (
     block_norms,
@@ -41,6 +42,7 @@ from bspec_jax.specialization import (
     specialization_index,
 )
 from bspec_jax.statistics import mean_interval, rank_correlation, rate_interval
+from experiments import hessian_checkpoint
 
 NAME = "hessian"
 SMALL_BLOCK = 1e-2  # an off-diagonal block below this share of the largest diagonal one
@@ -120,20 +122,30 @@ class Config(run.RunConfig):
 def main(config: Config) -> None:
     started = time.perf_counter()
     if config.figures_only:
-        run.redraw(config.workdir, NAME, draw)
+        run.redraw(config.workdir, NAME, partial(draw, config.workdir))
         return
     if config.checkpoint is not None:
-        run.check_experiment(config.checkpoint, "classify")
-        raise run.UserError("this version has no classifier to read checkpoints of")
+        checkpoints.find(config.checkpoint, MAIN)
     workdir = run.start(config, NAME)
-    run.conclude(workdir, config, toys(config, workdir), started, draw, summary)
+    if config.checkpoint is None:
+        results, table = toys(config, workdir), summary
+    else:
+        table = hessian_checkpoint.summary
+        results = hessian_checkpoint.measure(
+            workdir, config.checkpoint, config.leaves, config.examples
+        )
+    run.conclude(workdir, config, results, started, partial(draw, workdir), table)
 
 
-def draw(results: dict) -> dict:
+def draw(workdir: Path, results: dict) -> dict:
     """The figures of finished results, by file name."""
+    if results["config"]["checkpoint"]:
+        return hessian_checkpoint.draw(workdir, results)
     tasks = results["tasks"]
     heat_maps = {
-        f"hessian_{task}": figures.hessian_heat_maps(task, data["example"])
+        f"hessian_{task}": figures.hessian_heat_maps(
+            figures.TASK_TITLES[task], data["example"]
+        )
         for task, data in tasks.items()
     }
     return heat_maps | {

@@ -173,7 +173,7 @@ def hessian_task():
 
 def test_hessian_heat_maps_show_three_stages_and_every_boundary():
     data = hessian_task()["example"]
-    figure = figures.hessian_heat_maps("toy1", data)
+    figure = figures.hessian_heat_maps("Toy 1", data)
     axes = figure.axes[:3]
     assert [ax.get_title().split(":")[0] for ax in axes] == [
         "step 0",
@@ -188,7 +188,7 @@ def test_hessian_heat_maps_show_three_stages_and_every_boundary():
         assert [line[0][0] for line in vertical] == [1.5]
         assert [line[0][1] for line in horizontal] == [1.5]
     zero = data[0] | {"hessian": [[0.0] * 4] * 4, "offdiagonal_ratio": None}
-    assert len(figures.hessian_heat_maps("toy1", [zero]).axes) == 2
+    assert len(figures.hessian_heat_maps("Toy 1", [zero]).axes) == 2
 
 
 def test_hessian_ratio_plots_medians_controls_and_means():

@@ -21,6 +21,7 @@ from bspec_jax.figures.hessian import (
     hessian_index,
     hessian_ratio,
 )
+from bspec_jax.figures.style import TASK_TITLES
 from bspec_jax.figures.toy import (
     toy_active,
     toy_covariances,
@@ -31,6 +32,7 @@ from bspec_jax.figures.toy import (
 )
 
 __all__ = [
+    "TASK_TITLES",
     "active_against_branches",
     "branch_ablation",
     "branch_confidence",

@@ -13,10 +13,10 @@ SHOWN_EIGENVALUES = 6  # the Hessian of a toy has rank 4 at most
 
 
 @styled
-def hessian_heat_maps(task: str, examples: Sequence[Mapping]) -> Figure:
+def hessian_heat_maps(title: str, examples: Sequence[Mapping]) -> Figure:
     """One network's Hessian at the first, a middle and the last stage, in blocks.
 
-    Figure 5 shows the same of the classifier's first layer.
+    Figure 5, panels 3 and 4, for the classifier's first layer.
     """
     chosen = [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})]
     figure = Figure(figsize=(3.1 * len(chosen) + 0.9, 3.6))
@@ -48,8 +48,7 @@ def hessian_heat_maps(task: str, examples: Sequence[Mapping]) -> Figure:
     )
     bar.minorticks_off()
     figure.suptitle(
-        f"{TASK_TITLES[task]}, $M = {m}$: Hessian of one network, in blocks of the "
-        "branches",
+        f"{title}, $M = {m}$: Hessian of one network, in blocks of the branches",
         fontsize=10,
     )
     return figure

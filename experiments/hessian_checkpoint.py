@@ -1,0 +1,257 @@
+"""The Hessian of a trained classifier: Figure 5, panels 3 and 4.
+
+    python -m experiments.hessian --checkpoint runs/classify/RUN
+
+Takes the exact Hessian of the summed loss with respect to the chosen leaves of all
+branches (by default their first layer), over training examples without augmentation, at
+initialisation and at the checkpoint, with the clamp the network was trained with and
+without any: saturated outputs have no curvature under the hard clamp.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bspec_jax import checkpoints, classifier, data, figures, gradients, run
+from bspec_jax.data.augmentation import normalise
+from bspec_jax.hessian import choose_leaves, hessian_blocks
+from bspec_jax.hessian_measures import (
+    block_norms,
+    branch_spectra,
+    expected_control_ratio,
+    mean_pair_ratio,
+    offdiagonal_ratio,
+    spectrum,
+)
+from bspec_jax.leaves import select_leaves
+from bspec_jax.losses import classification_loss
+
+FIRST_LAYER = ("stem/kernel",)
+EXAMPLES = 128
+CHUNK = 32  # examples at a time
+CALIBRATION_EXAMPLES = 2000
+
+
+class Stage(NamedTuple):
+    """A network at one step of its training."""
+
+    step: int
+    params: dict
+    batch_stats: dict
+
+
+def measure(
+    workdir: Path, path: Path, leaves: tuple[str, ...] | None, num_examples: int | None
+) -> dict:
+    """What results.json holds of a classifier's checkpoint; see `checkpoint_stages`.
+
+    Hessians that are done stay in the run's folder until the run is finished; all of
+    them are kept in hessians.npz.
+
+    Raises:
+      UserError: without such a checkpoint, its data, or a leaf of that name.
+    """
+    last = classifier.load(path)
+    leaves = tuple(leaves or FIRST_LAYER)
+    try:
+        chosen, _ = select_leaves(last.params, leaves)
+    except ValueError as error:
+        raise run.FlagError(f"--leaves: {error}") from None
+    dataset = load_data(last.description)
+    count = min(num_examples or EXAMPLES, len(dataset.train.labels))
+    images = normalise(jnp.asarray(dataset.train.images[:count]), *last.pixels)
+    labels = jnp.asarray(dataset.train.labels[:count])
+    stages = stages_of(path, last, dataset)
+    trained_with = last.description["clamp"]
+    hessians, tasks = {}, {}
+    for clamp in dict.fromkeys((trained_with, "none")):
+        loss = partial(classification_loss, clamp=clamp)
+        records, scales = [], None
+        for stage in stages:
+            respond = gradients.frozen_responses(
+                last.network, stage.batch_stats, train=False
+            )
+            name = f"{clamp}_{stage.step}"
+            h = hessian(workdir, name, respond, loss, stage, images, labels, leaves)
+            factors = section8(respond, loss, stage, images, labels, leaves, scales)
+            scales = factors.pop("scales")
+            hessians[name] = h
+            records.append({"step": stage.step, **of_hessian(h), **factors})
+        tasks["classify" if clamp == trained_with else "classify_unclamped"] = {
+            "clamp": clamp,
+            "stages": records,
+        }
+    run.save_arrays(workdir / "hessians.npz", hessians)
+    size = sum(leaf.size for leaf in jax.tree.leaves(chosen))
+    return {
+        "branches": last.network.num_branches,
+        "parameters": size,
+        "leaves": leaves,
+        "examples": count,
+        "tasks": tasks,
+    }
+
+
+def load_data(about: dict) -> data.Dataset:
+    """The data set, split as it was when the network was trained."""
+    flags = dict(about["data"])
+    folder = flags.pop("data_dir")
+    return data.load(flags.pop("dataset"), folder and Path(folder), **flags)
+
+
+def stages_of(path: Path, last: classifier.Classifier, dataset) -> list[Stage]:
+    """The network at initialisation, if that was kept, and as it is.
+
+    BatchNorm's running statistics mean nothing before training: there they are those
+    of the untrained network over training images.
+    """
+    folder, _ = checkpoints.find(path, classifier.MAIN)
+    stages = []
+    if 0 in checkpoints.steps(folder):
+        first = classifier.load(folder / "0")
+        images = dataset.train.images[:CALIBRATION_EXAMPLES]
+        stats = classifier.calibrate(*first[:3], images, first.pixels)
+        stages.append(Stage(0, first.params, stats))
+    if last.step:
+        stages.append(Stage(last.step, last.params, last.batch_stats))
+    return stages
+
+
+def hessian(workdir, name, respond, loss, stage, images, labels, leaves) -> np.ndarray:
+    """The exact Hessian `[M, P, M, P]`, from the disk if it is there."""
+    path = workdir / run.UNFINISHED / f"{name}.npz"
+    if path.exists():
+        return run.load_arrays(path, {"hessian": None})["hessian"]
+    what = f"Hessian at step {stage.step}, clamp {name.split('_')[0]}"
+    with run.progress_bar(len(labels), what, "image") as advance:
+        blocks = hessian_blocks(
+            respond,
+            loss,
+            stage.params,
+            images,
+            labels,
+            leaves=leaves,
+            chunk_size=CHUNK,
+            progress=advance,
+        )
+    path.parent.mkdir(exist_ok=True)
+    h = np.asarray(blocks.full())
+    run.save_arrays(path, {"hessian": h})
+    return h
+
+
+def of_hessian(h: np.ndarray) -> dict:
+    """The measures of one Hessian."""
+    norms = block_norms(h)
+    ratio, control = offdiagonal_ratio(norms), expected_control_ratio(h)
+    largest = np.diagonal(norms).max()
+    other = ~np.eye(len(norms), dtype=bool)
+    return {
+        "block_norms": norms,
+        "offdiagonal_ratio": ratio,
+        "control_ratio": control,
+        "ratio_to_control": ratio / control,
+        "mean_pair_ratio": mean_pair_ratio(norms),
+        "small_blocks": (np.asarray(norms)[other] < 1e-2 * largest).mean(),
+        "spectra": {"whole": spectrum(h), "branches": branch_spectra(h)},
+    }
+
+
+def section8(respond, loss, stage, images, labels, leaves, scales) -> dict:
+    """Shares of vanishing factors of the gradient, relative to their first size.
+
+    Args:
+      scales: initial root mean squares of both factors; None at the first stage.
+    """
+    args = stage.params, images, labels
+    scales = scales or factor_scales(respond, loss, leaves, *args)
+    distributive, collaborative = factor_shares(respond, loss, leaves, *args, scales)
+    shares = {"distributive": distributive, "collaborative": collaborative}
+    return {"factors": {"thresholds": gradients.THRESHOLDS, **shares}, "scales": scales}
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def factor_scales(respond, loss, leaves, params, images, labels):
+    """Root mean squares of |dv_k/dw| and of ||dL/df||."""
+    collaborative = collaborative_of(respond, loss, params, images, labels)
+    respond, chosen = choose_leaves(respond, params, leaves)
+    norms = gradients.distributive_norms(respond, chosen, images)
+    size = sum(leaf[0].size for leaf in jax.tree.leaves(chosen))
+    means = (norms**2).mean() / size, (collaborative**2).sum(-1).mean()
+    return tuple(map(jnp.sqrt, means))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def factor_shares(respond, loss, leaves, params, images, labels, scales):
+    """`distributive_shares` and `collaborative_shares`."""
+    collaborative = collaborative_of(respond, loss, params, images, labels)
+    respond, chosen = choose_leaves(respond, params, leaves)
+    return (
+        gradients.distributive_shares(respond, chosen, images, scales[0]),
+        gradients.collaborative_shares(collaborative, scales[1]),
+    )
+
+
+def collaborative_of(respond, loss, params, images, labels):
+    """dL/df of each example, `[N, C]`."""
+    f = jax.vmap(respond, (None, 0))(params, images).sum(1)
+    return jax.vmap(jax.grad(loss))(f, labels)
+
+
+def draw(workdir: Path, results: dict) -> dict:
+    """Figure 5, panels 3 and 4, with the clamp and without."""
+    names = [
+        f"{task['clamp']}_{stage['step']}"
+        for task in results["tasks"].values()
+        for stage in task["stages"]
+    ]
+    hessians = run.load_arrays(workdir / "hessians.npz", dict.fromkeys(names))
+    drawn = {}
+    for name, task in results["tasks"].items():
+        examples = [
+            {
+                "step": stage["step"],
+                "branches": results["branches"],
+                "offdiagonal_ratio": stage["offdiagonal_ratio"],
+                "hessian": np.reshape(
+                    hessians[f"{task['clamp']}_{stage['step']}"],
+                    (results["parameters"], results["parameters"]),
+                ),
+            }
+            for stage in task["stages"]
+        ]
+        clamp = "no clamp" if task["clamp"] == "none" else f"{task['clamp']} clamp"
+        title = f"{', '.join(results['leaves'])}, {clamp}"
+        suffix = "" if name == "classify" else "_unclamped"
+        drawn[f"fig05_hessian{suffix}"] = figures.hessian_heat_maps(title, examples)
+    return drawn
+
+
+def summary(results: dict) -> str:
+    """The table that ends a run."""
+    lines = [
+        f"M = {results['branches']}, {results['parameters']} parameters of "
+        f"{', '.join(results['leaves'])}, {results['examples']} examples",
+        "clamp             step  off-diagonal ratio  control  ratio / control  "
+        "small blocks",
+    ]
+    for task in results["tasks"].values():
+        for stage in task["stages"]:
+            ratio, control, relative, small = (
+                run.format_number(stage[name])
+                for name in (
+                    "offdiagonal_ratio",
+                    "control_ratio",
+                    "ratio_to_control",
+                    "small_blocks",
+                )
+            )
+            lines.append(
+                f"{task['clamp']:17}{stage['step']:5}  {ratio:>18}  {control:>7}  "
+                f"{relative:>15}  {small:>12}"
+            )
+    return "\n".join(lines)
