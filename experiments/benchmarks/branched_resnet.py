@@ -1,0 +1,167 @@
+"""Speed of training the branched slim ResNet: here, by plain vmap, and in PyTorch.
+
+    pip install -e ".[bench]"
+    python -m experiments.benchmarks.branched_resnet
+
+One training step (SGD with momentum, the loss of section 6, 32 px, the paper's widths)
+from the same initial parameters, in five forms: this project; the same with XLA's own
+convolution under vmap; and PyTorch with grouped convolutions, grouped and channels
+last, and branch by branch. Each form and M runs in a process of its own, for its peak
+memory, one after another. Plain vmap is given fewer images, being so slow. Takes about
+20 minutes on 2 cores.
+"""
+
+import dataclasses
+import sys
+import time
+from importlib.util import find_spec
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bspec_jax import run
+from bspec_jax.adapters import from_linen
+from bspec_jax.branching import sum_of_branches
+from bspec_jax.classifier import Pixels
+from bspec_jax.classifier_training import Recipe, training
+from bspec_jax.conv import conv_general_dilated
+from bspec_jax.models.resnet import WIDTHS, ResNet
+from experiments.benchmarks.measuring import median_seconds, process
+
+if not find_spec("torch"):
+    sys.exit('this benchmark needs PyTorch: pip install -e ".[bench]"')
+
+NAME = "benchmark_branched_resnet"
+Form = Literal["here", "plain_vmap", "grouped", "channels_last", "loop"]
+OPTIONS = {"learning_rate": 1e-3, "weight_decay": 5e-4}
+PIXELS = Pixels(np.float32([0.5] * 3), np.float32([0.25] * 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(run.RunConfig):
+    """Flags of the branched ResNet's benchmark."""
+
+    form: Form | None = None
+    """Form to time alone, at the first of --branches. Default: all, each in a process
+    of its own."""
+    branches: tuple[int, ...] = (1, 4, 16, 32)
+    """Numbers of branches M."""
+    batch_size: int = 128
+    """Images of a step."""
+    slow_batch_size: int = 8
+    """The same for plain vmap from M = 4 on."""
+    image_size: int = 32
+    """Pixels, each way."""
+    repeats: int = 5
+    """Steps of each form, of which the median counts."""
+
+    def check(self) -> None:
+        super().check()
+        for name in ("branches", "batch_size", "slow_batch_size", "repeats"):
+            run.check_flag(self, name, lambda v: v >= 1, "at least 1")
+
+
+def time_form(config: Config) -> dict:
+    """One form at the first M: images/s, compilation and the first losses."""
+    rng = np.random.default_rng(config.seed)
+    m, size = config.branches[0], config.image_size
+    slow = config.form == "plain_vmap" and m >= 4
+    batch = config.slow_batch_size if slow else config.batch_size
+    images = rng.integers(0, 256, (config.batch_size, size, size, 3), np.uint8)[:batch]
+    labels = rng.integers(0, 10, config.batch_size)[:batch]
+    plain = config.form == "plain_vmap"
+    conv = jax.lax.conv_general_dilated if plain else conv_general_dilated
+    module = ResNet(WIDTHS["paper"], last_scale=0.05, conv_general_dilated=conv)
+    network = sum_of_branches(from_linen(module), m)
+    recipe = Recipe(1, batch, crop_padding=0, flip=False, **OPTIONS)
+    train = training(network, recipe, PIXELS, total_steps=10**6)  # a constant rate
+    state = train.init(jax.random.key(config.seed), jnp.asarray(images[:1]))
+    if config.form in get_args(Form)[2:]:
+        from experiments.benchmarks import branched_resnet_torch
+
+        work = branched_resnet_torch.step(
+            jax.device_get(state.params), images, labels, PIXELS, OPTIONS, config.form
+        )
+    else:
+        data = jnp.asarray(images), jnp.asarray(labels), np.arange(batch)
+
+        def work():
+            nonlocal state
+            state, log = train.step(state, jax.random.key(0), *data)
+            return float(log["loss"])
+
+    losses = []
+    first = median_seconds(lambda: losses.append(work()), 1)
+    seconds = median_seconds(lambda: losses.append(work()), config.repeats)
+    return {
+        "branches": m,
+        "batch_size": batch,
+        "images_per_second": batch / seconds,
+        "compilation_seconds": first - seconds,
+        "losses": losses,
+    }
+
+
+def compare(config: Config) -> dict:
+    """All forms at each M, each in a process of its own, one after another."""
+    flags = config.settings()
+    words = [
+        str(word)
+        for name in ("seed", "batch_size", "slow_batch_size", "image_size", "repeats")
+        for word in ("--" + name.replace("_", "-"), flags[name])
+    ]
+    module = "experiments.benchmarks.branched_resnet"
+    rows = []
+    for m in config.branches:
+        forms = {}
+        for form in get_args(Form):
+            usage, results = process(
+                module, "--form", form, "--branches", str(m), *words
+            )
+            forms[form] = {**results[form], "peak_gib": usage["peak_gib"]}
+            print(f"M = {m:2} {form:15} {usage['seconds']:6.0f} s in all", flush=True)
+        here = forms["here"]
+        for form, item in forms.items():
+            item["times_as_fast"] = (
+                item["images_per_second"] / here["images_per_second"]
+            )
+            # Its first loss, on the same images and parameters.
+            item["difference"] = None
+            if item["batch_size"] == here["batch_size"]:
+                item["difference"] = max(
+                    abs(a - b)
+                    for a, b in zip(item["losses"], here["losses"], strict=True)
+                )
+        rows.append({"branches": m, "forms": forms})
+    return {"rows": rows}
+
+
+def report(results: dict) -> None:
+    print(
+        " M  form           images/s  relative  compilation s  peak GiB  losses differ"
+    )
+    for row in results["rows"]:
+        for form, item in row["forms"].items():
+            gap = item["difference"]
+            print(
+                f"{row['branches']:2}  {form:13} {item['images_per_second']:9.1f}"
+                f" {item['times_as_fast']:9.3f} {item['compilation_seconds']:14.1f}"
+                f" {item['peak_gib']:9.2f}  {'-' if gap is None else f'{gap:.1e}'}"
+            )
+
+
+def main(config: Config) -> None:
+    started = time.perf_counter()
+    workdir = run.start(config, NAME)
+    if config.form:
+        results = {config.form: time_form(config)}
+        run.save_results(workdir, config, results, started)
+    else:
+        report(run.save_results(workdir, config, compare(config), started))
+    print(f"results in {workdir}")
+
+
+if __name__ == "__main__":
+    run.command_line(Config, main, "benchmarks.branched_resnet", __doc__)
