@@ -116,7 +116,10 @@ def training(
         }
         return TrainState(state.step + 1, params, stats, opt_state), log
 
-    return Training(jax.jit(init), jax.jit(step, donate_argnums=0))
+    once = {"xla_backend_optimization_level": 0}  # else it compiles for half a minute
+    return Training(
+        jax.jit(init, compiler_options=once), jax.jit(step, donate_argnums=0)
+    )
 
 
 def _norm(tree):

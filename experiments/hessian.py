@@ -22,8 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bspec_jax import checkpoints, figures, gradients, run, sweeps, toy
-from bspec_jax.classifier import MAIN
+from bspec_jax import figures, gradients, run, sweeps, toy
 from bspec_jax.hessian import dense_hessian, total_loss
 from bspec_jax.hessian_measures import (
     block_norms,
@@ -125,15 +124,13 @@ def main(config: Config) -> None:
         run.redraw(config.workdir, NAME, partial(draw, config.workdir))
         return
     if config.checkpoint is not None:
-        checkpoints.find(config.checkpoint, MAIN)
+        case = hessian_checkpoint.prepare(config.checkpoint, config.leaves)
     workdir = run.start(config, NAME)
     if config.checkpoint is None:
         results, table = toys(config, workdir), summary
     else:
         table = hessian_checkpoint.summary
-        results = hessian_checkpoint.measure(
-            workdir, config.checkpoint, config.leaves, config.examples
-        )
+        results = hessian_checkpoint.measure(workdir, case, config.examples)
     run.conclude(workdir, config, results, started, partial(draw, workdir), table)
 
 

@@ -44,13 +44,18 @@ class Stage(NamedTuple):
     batch_stats: dict
 
 
-def measure(
-    workdir: Path, path: Path, leaves: tuple[str, ...] | None, num_examples: int | None
-) -> dict:
-    """What results.json holds of a classifier's checkpoint; see `checkpoint_stages`.
+class Case(NamedTuple):
+    """A checkpoint, and what its Hessian is taken of."""
 
-    Hessians that are done stay in the run's folder until the run is finished; all of
-    them are kept in hessians.npz.
+    path: Path
+    last: classifier.Classifier
+    leaves: tuple[str, ...]
+    parameters: int  # of all branches
+    dataset: data.Dataset
+
+
+def prepare(path: Path, leaves: tuple[str, ...] | None) -> Case:
+    """Reads the checkpoint and the data that it was trained on.
 
     Raises:
       UserError: without such a checkpoint, its data, or a leaf of that name.
@@ -61,11 +66,21 @@ def measure(
         chosen, _ = select_leaves(last.params, leaves)
     except ValueError as error:
         raise run.FlagError(f"--leaves: {error}") from None
-    dataset = load_data(last.description)
+    size = sum(leaf.size for leaf in jax.tree.leaves(chosen))
+    return Case(path, last, leaves, size, load_data(last.description))
+
+
+def measure(workdir: Path, case: Case, num_examples: int | None) -> dict:
+    """What results.json holds of a classifier's checkpoint.
+
+    Hessians that are done stay in the run's folder until the run is finished; all of
+    them are kept in hessians.npz.
+    """
+    _, last, leaves, size, dataset = case
     count = min(num_examples or EXAMPLES, len(dataset.train.labels))
     images = normalise(jnp.asarray(dataset.train.images[:count]), *last.pixels)
     labels = jnp.asarray(dataset.train.labels[:count])
-    stages = stages_of(path, last, dataset)
+    stages = stages_of(case)
     trained_with = last.description["clamp"]
     hessians, tasks = {}, {}
     for clamp in dict.fromkeys((trained_with, "none")):
@@ -86,7 +101,6 @@ def measure(
             "stages": records,
         }
     run.save_arrays(workdir / "hessians.npz", hessians)
-    size = sum(leaf.size for leaf in jax.tree.leaves(chosen))
     return {
         "branches": last.network.num_branches,
         "parameters": size,
@@ -103,17 +117,18 @@ def load_data(about: dict) -> data.Dataset:
     return data.load(flags.pop("dataset"), folder and Path(folder), **flags)
 
 
-def stages_of(path: Path, last: classifier.Classifier, dataset) -> list[Stage]:
+def stages_of(case: Case) -> list[Stage]:
     """The network at initialisation, if that was kept, and as it is.
 
     BatchNorm's running statistics mean nothing before training: there they are those
     of the untrained network over training images.
     """
-    folder, _ = checkpoints.find(path, classifier.MAIN)
+    last = case.last
+    folder, _ = checkpoints.find(case.path, classifier.MAIN)
     stages = []
     if 0 in checkpoints.steps(folder):
         first = classifier.load(folder / "0")
-        images = dataset.train.images[:CALIBRATION_EXAMPLES]
+        images = case.dataset.train.images[:CALIBRATION_EXAMPLES]
         stats = classifier.calibrate(*first[:3], images, first.pixels)
         stages.append(Stage(0, first.params, stats))
     if last.step:

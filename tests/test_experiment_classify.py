@@ -7,6 +7,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import ROOT, command, without_timing
@@ -15,6 +17,8 @@ from test_data import write_idx
 
 from bspec_jax import checkpoints, classifier, contributions, data
 from bspec_jax.data import fashion_mnist
+from bspec_jax.data.augmentation import normalise
+from bspec_jax.losses import classification_loss
 from bspec_jax.models.resnet import WIDTHS
 
 FIGURES = {
@@ -53,7 +57,7 @@ def images(shared):
     return folder
 
 
-def classify(shared, *flags, **options):
+def classify(shared, *flags, experiment="classify"):
     """Starts the command; what one compiles, all later ones take from a cache."""
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(shared / "compiled"),
@@ -61,13 +65,12 @@ def classify(shared, *flags, **options):
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     return subprocess.Popen(
-        command("classify", *flags),
+        command(experiment, *flags),
         cwd=ROOT,
         env=environment,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        **options,
     )
 
 
@@ -208,8 +211,6 @@ def test_a_killed_run_resumes_bit_for_bit(finished, shared, images):
 
 
 def leaves(loaded):
-    import jax
-
     return jax.tree.leaves((loaded.params, loaded.batch_stats))
 
 
@@ -277,3 +278,56 @@ def test_widths_by_number(finished, shared, images, tmp_path):
     changed = [*flags_for(images, workdir), "--resume", "--branches", 4]
     _, err = finish(classify(shared, *changed), 1)
     assert "has --branches 3, not 4" in err
+
+
+def test_the_hessian_of_the_checkpoint(finished, shared, images):
+    run, results, _ = finished
+    workdir = shared / "hessian"
+    flags = ("--checkpoint", run, "--examples", 20, "--workdir", workdir)
+    out, _ = finish(classify(shared, *flags, experiment="hessian"))
+    assert "M = 3, 54 parameters of stem/kernel, 20 examples" in out
+    found = json.loads((workdir / "results.json").read_text())
+    assert {path.stem for path in (workdir / "figures").iterdir()} == {
+        "fig05_hessian",
+        "fig05_hessian_unclamped",
+    }
+    last = classifier.load(run)
+    about = data.load("fashion_mnist", images, validation_examples=60)
+    x = normalise(jnp.asarray(about.train.images[:20]), *last.pixels)
+    labels = jnp.asarray(about.train.labels[:20])
+    rng = np.random.default_rng(0)
+    direction = jnp.asarray(rng.normal(size=last.params["stem"]["kernel"].shape))
+
+    @jax.jit
+    def slope(t):
+        """Of the summed loss along the direction in the first layer, without clamp."""
+
+        def loss(t):
+            stem = {"kernel": last.params["stem"]["kernel"] + t * direction}
+            params = last.params | {"stem": stem}
+            f, _ = last.network.apply(params, last.batch_stats, x, train=False)
+            return classification_loss(f, labels, clamp="none").sum()
+
+        return jax.grad(loss)(t)
+
+    step = 1e-3
+    curvature = (slope(step) - slope(-step)) / (2 * step)
+    with np.load(workdir / "hessians.npz") as saved:
+        h = saved["none_90"]
+        clamped, first = saved["hard_90"], saved["none_0"]
+    z = np.asarray(direction).reshape(3, -1)
+    assert_allclose(np.einsum("kp,kplq,lq->", z, h, z), curvature, rtol=0.02)
+    stages = found["tasks"]["classify_unclamped"]["stages"]
+    assert [stage["step"] for stage in stages] == [0, 90]
+    norms = np.sqrt((h**2).sum((1, 3)))
+    assert_allclose(stages[1]["block_norms"], norms, rtol=1e-4)
+    own = np.trace(norms**2)
+    ratio = np.sqrt(((norms**2).sum() - own) / own)
+    assert_allclose(stages[1]["offdiagonal_ratio"], ratio, rtol=1e-4)
+    assert found["tasks"]["classify"]["clamp"] == "hard"
+    assert not np.allclose(h, first, rtol=0.1)
+    saturated = results["saturated_coordinates"] > 0
+    assert np.allclose(h, clamped) != saturated
+    bad = ("--checkpoint", run, "--leaves", "stem/bias", "--workdir", shared / "no")
+    _, err = finish(classify(shared, *bad, experiment="hessian"), 2)
+    assert err.splitlines()[-1].count("--leaves: ") == 1

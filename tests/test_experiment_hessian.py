@@ -193,7 +193,7 @@ def test_networks_that_diverge_are_left_out(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "status", "words"),
     [
-        (["--checkpoint", "/nowhere"], 1, "no run at /nowhere/config.json"),
+        (["--checkpoint", "/nowhere"], 1, "no checkpoint in /nowhere/checkpoints/main"),
         (["--examples", 0, "--checkpoint", "."], 2, "--examples must be at least 1"),
         (["--leaves", "Conv_0"], 2, "no leaf matches 'Conv_0'; the leaves are b, w"),
         (["--examples", 5], 2, "--examples needs --checkpoint"),
@@ -210,7 +210,7 @@ def test_what_is_wrong_is_said_without_a_traceback(flags, status, words):
 
 
 def test_a_checkpoint_of_another_kind_and_damaged_results(finished, tmp_path):
-    with pytest.raises(run.UserError, match="is a run of hessian, not classify"):
+    with pytest.raises(run.UserError, match=r"no checkpoint in .*checkpoints/main"):
         hessian.main(hessian.Config(checkpoint=finished))
     run.write_json(tmp_path / "config.json", {"experiment": "hessian"})
     run.write_json(tmp_path / "results.json", {"schema": 1, "tasks": {"toy1": {}}})

@@ -191,3 +191,43 @@ def test_numbers_of_tables():
     assert run.format_number(0.12345) == "0.12"
     assert run.format_number(0.12345, 3) == "0.123"
     assert run.format_number(None) == "-"
+
+
+def test_metrics_that_will_be_written_again_are_dropped(tmp_path):
+    run.keep_metrics(tmp_path, lambda record: False)  # none yet
+    for step in (1, 2, 3):
+        run.append_metrics(tmp_path, {"step": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4')  # the process was killed here
+    run.keep_metrics(tmp_path, lambda record: record["step"] <= 2)
+    assert run.read_metrics(tmp_path) == [{"step": 1}, {"step": 2}]
+
+
+def test_arrays_of_any_shape(tmp_path):
+    run.save_arrays(tmp_path / "a.npz", {"x": np.arange(3), "y": np.zeros((2, 2))})
+    loaded = run.load_arrays(tmp_path / "a.npz", {"x": None, "y": np.empty((2, 2))})
+    np.testing.assert_array_equal(loaded["x"], [0, 1, 2])
+    with pytest.raises(run.UserError, match="damaged"):
+        run.load_arrays(tmp_path / "a.npz", {"x": np.empty(4)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown(run.RunConfig):
+    size: int = 3
+    colour: str = "red"
+
+    PRESENTATION = ("colour",)
+
+
+def test_flags_of_figures_do_not_count_as_settings(tmp_path):
+    run.start(Shown(workdir=tmp_path), "thing")
+    assert Shown().settings() == {"seed": 0, "size": 3}
+    run.start(Shown(workdir=tmp_path, resume=True, colour="blue"), "thing")
+
+
+def test_a_progress_bar_that_was_begun_before(capsys):
+    with run.progress_bar(10, "work", "image", 4) as advance:
+        advance(6)
+    shown = capsys.readouterr().err
+    assert "10.0/10.0" in shown
+    assert "image" in shown

@@ -123,11 +123,10 @@ def compare(config: Config) -> dict:
             forms[form] = {**results[form], "peak_gib": usage["peak_gib"]}
             print(f"M = {m:2} {form:15} {usage['seconds']:6.0f} s in all", flush=True)
         here = forms["here"]
-        for form, item in forms.items():
-            item["times_as_fast"] = (
-                item["images_per_second"] / here["images_per_second"]
-            )
-            # Its first loss, on the same images and parameters.
+        for item in forms.values():
+            speed = item["images_per_second"]
+            item["times_as_fast"] = speed / here["images_per_second"]
+            # Of the losses of all steps, from the same images and parameters.
             item["difference"] = None
             if item["batch_size"] == here["batch_size"]:
                 item["difference"] = max(
