@@ -3,7 +3,8 @@
 The combinator, the measures and the gradient factors are here by name; the rest is
 imported as modules: `adapters` (Flax Linen and NNX modules as branches), `conv` (a
 convolution that vmap leaves fast), `hessian` with `hessian_measures` and
-`hessian_estimates`, `models`, `toy` and `sweeps`.
+`hessian_estimates`, `models`, `data`, `classifier` (with `classifier_training`,
+`contributions` and `checkpoints`), `toy` and `sweeps`.
 """
 
 from bspec_jax.branching import (

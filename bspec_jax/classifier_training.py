@@ -160,14 +160,12 @@ def fit(
     folder: Path,
     schedule: Schedule,
     on_log: Callable[[TrainState, int, float, dict[str, np.ndarray]], Any],
-    on_start: Callable[[int, int], Any] = lambda step, total: None,
 ) -> TrainState:
     """Trains to the last step, from the last checkpoint in `folder` on if there is one.
 
     Args:
       key: of the initial parameters, the order of the data and the augmentation.
       folder: of the checkpoints; step 0 is saved there, too.
-      on_start: told the step it starts from and the last one.
       on_log: told the state, the step it has come to, the epoch that is, and the log of
         the steps since the last call, stacked `[K, ...]`.
 
@@ -185,7 +183,6 @@ def fit(
     else:
         save(folder, state)
     step = int(state.step)
-    on_start(step, total)
     while step < total:
         epoch, first = divmod(step, per_epoch)
         order = epoch_order(order_key, epoch, len(labels), recipe.batch_size)

@@ -6,13 +6,15 @@ Branches and classes are numbered from 0, as in results.json and on the command 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bspec_jax.contributions import most_confident
-from bspec_jax.figures.style import COLOURS, DIVERGING, floats, styled
+from bspec_jax.figures.style import COLOURS, DIVERGING, floats, styled, text_colour
 
 SAMPLES = 20  # of each class in Figure 7
 SAMPLE_SEED = 0
@@ -346,6 +348,8 @@ def branch_ablation(results: Mapping) -> Figure:
         ylim=(0, 1),
     )
     right.legend()
+    for ax in (left, right):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -366,7 +370,15 @@ def branch_enrichment(enrichment: Mapping, classes: Sequence[str]) -> Figure:
     for (k, c), number in np.ndenumerate(count):
         if number:
             mark = "*" if enrichment["significant"][k][c] else ""
-            ax.text(c, k, f"{number:.0f}{mark}", ha="center", va="center", fontsize=6)
+            ax.text(
+                c,
+                k,
+                f"{number:.0f}{mark}",
+                color=text_colour(mpl.colormaps[DIVERGING](norm(ratio[k, c]))),
+                ha="center",
+                va="center",
+                fontsize=6,
+            )
     ax.set(
         title="Examples whose most confident branch is $k$ (* beyond chance)",
         ylabel="branch $k$",

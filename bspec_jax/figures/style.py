@@ -39,6 +39,12 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return wrapper
 
 
+def text_colour(background: tuple[float, float, float, float]) -> str:
+    """White or black, whichever can be read on the colour."""
+    red, green, blue, _ = background
+    return "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
+
+
 def floats(values) -> np.ndarray:
     """JSON numbers as floats; null becomes NaN, which is not drawn."""
     return np.array(values, float)

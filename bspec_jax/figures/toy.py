@@ -8,7 +8,14 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from bspec_jax.figures.style import COLOURS, DIVERGING, TASK_TITLES, floats, styled
+from bspec_jax.figures.style import (
+    COLOURS,
+    DIVERGING,
+    TASK_TITLES,
+    floats,
+    styled,
+    text_colour,
+)
 
 DYNAMICS_TITLES = {
     "typical": "each point is answered by one branch, the other is silent there",
@@ -239,8 +246,6 @@ def _heat_map(ax, image, axes, cmap, norm):
         if not np.isfinite(value):
             ax.text(j, i, "div.", ha="center", va="center", fontsize=5)
         else:
-            red, green, blue, _ = mpl.colormaps[cmap](norm(value))
-            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
             text = f"{value:.2f}" if value < 10 else f"{value:.0f}"
-            colour = "white" if dark else "black"
+            colour = text_colour(mpl.colormaps[cmap](norm(value)))
             ax.text(j, i, text, ha="center", va="center", fontsize=5, color=colour)
