@@ -152,7 +152,7 @@ def _damaged(made, error):
 def one_line(error: Exception) -> str:
     """The beginning of an error's message, in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    return text if len(text) <= 400 else f"{text[:400]}..."
 
 
 @contextmanager
