@@ -195,3 +195,30 @@ def test_a_training_compiles_its_step_once(tmp_path):
     network = sum_of_branches(Branch(branch.init, apply), 2)
     fit_small(tmp_path / "a", network=network)
     assert next(traces) == 1
+
+
+def test_each_step_draws_its_own_augmentation():
+    still = PLAIN._replace(learning_rate=1e-30, weight_decay=0.0)
+    for recipe, differs in ((still, False), (still._replace(crop_padding=2), True)):
+        _, _, (first, second) = run_steps(NETWORK, recipe, [[0, 1, 2, 3]] * 2)
+        assert np.allclose(first["loss"], second["loss"], rtol=1e-6) != differs
+
+
+def test_the_steps_of_an_epoch_take_its_order(tmp_path, monkeypatch):
+    taken, make = [], classifier_training.training
+
+    def spying(*args):
+        train = make(*args)
+
+        def step(state, key, images, labels, index):
+            taken.append(np.array(index))
+            return train.step(state, key, images, labels, index)
+
+        return train._replace(step=step)
+
+    monkeypatch.setattr(classifier_training, "training", spying)
+    # Within the third epoch the log and a checkpoint part its two steps.
+    fit_small(tmp_path / "net")
+    orders = jax.random.split(KEY, 3)[1]
+    expected = [epoch_order(orders, epoch, 10, 4) for epoch in range(3)]
+    assert_array_equal(taken, np.concatenate(expected))
