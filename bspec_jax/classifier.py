@@ -25,6 +25,7 @@ from bspec_jax.errors import UserError
 from bspec_jax.models.resnet import BATCH_NORM_MOMENTUM, ResNet
 
 EVALUATION_BATCH = 250
+CALIBRATION_EXAMPLES = 2000
 MAIN = "main"  # the network of a run that `load` takes by default
 
 
@@ -76,8 +77,10 @@ def calibrate(
     """BatchNorm statistics of these parameters: means over batches of `images`.
 
     At initialisation the running ones are 0 and 1 whatever the network does, so that
-    evaluation there needs these. The last incomplete batch is left.
+    evaluation there needs these. Takes the first `CALIBRATION_EXAMPLES`; the last
+    incomplete batch is left.
     """
+    images = images[:CALIBRATION_EXAMPLES]
     size = min(EVALUATION_BATCH, len(images))
     total, count = None, 0
     for start in range(0, len(images) - size + 1, size):
@@ -144,12 +147,17 @@ def load(path: Path, network: str = MAIN) -> Classifier:
         raise UserError(f"{folder} holds no classifier")
     net = build(about["widths"], about["branches"], len(about["classes"]))
     pixels = Pixels(*(np.array(about[name], np.float32) for name in ("mean", "std")))
-    image = jnp.zeros((1, *about["image_shape"]))
-    params, stats = jax.eval_shape(net.init, jax.random.key(0), image)
+    (params, stats), _ = _shapes(net, about)
     (model,) = checkpoints.restore(
         folder, step, model={"params": params, "batch_stats": stats}
     )
     return Classifier(net, model["params"], model["batch_stats"], pixels, about, step)
+
+
+def _shapes(network: BranchedNetwork, about: dict):
+    """Shapes of its parameters and state, and of a batch of one image."""
+    image = jax.ShapeDtypeStruct((1, *about["image_shape"]), jnp.float32)
+    return jax.eval_shape(network.init, jax.random.key(0), image), image
 
 
 def forward_flops(about: dict) -> float:
@@ -159,7 +167,6 @@ def forward_flops(about: dict) -> float:
       about: what `describe` made.
     """
     one = build(about["widths"], 1, len(about["classes"]))
-    image = jnp.zeros((1, *about["image_shape"]))
-    variables = jax.eval_shape(one.init, jax.random.key(0), image)
+    variables, image = _shapes(one, about)
     apply = jax.jit(partial(one.apply, train=False))
     return apply.lower(*variables, image).cost_analysis()["flops"]

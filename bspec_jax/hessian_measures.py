@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+SMALL_BLOCK = 1e-2  # see `block_measures`
+
 
 def block_norms(
     hessian: Float[Array, "M P M P"], groups: Int[Array, "M P"] | None = None
@@ -24,6 +26,26 @@ def block_norms(
     squares = (hessian**2).reshape(groups.size, groups.size)
     norms = jnp.linalg.multi_dot((member.T, squares, member), precision="highest")
     return jnp.sqrt(norms)
+
+
+def block_measures(hessian: Float[Array, "M P M P"]) -> dict[str, Array]:
+    """How nearly block diagonal a Hessian is: all measures of observation 7, by name.
+
+    `small_blocks` is the share of off-diagonal blocks below `SMALL_BLOCK` times the
+    largest diagonal one.
+    """
+    norms = block_norms(hessian)
+    ratio, control = offdiagonal_ratio(norms), expected_control_ratio(hessian)
+    m = len(norms)
+    small = norms < SMALL_BLOCK * jnp.diagonal(norms).max()
+    return {
+        "block_norms": norms,
+        "offdiagonal_ratio": ratio,
+        "control_ratio": control,
+        "ratio_to_control": ratio / control,
+        "mean_pair_ratio": mean_pair_ratio(norms),
+        "small_blocks": (small & ~jnp.eye(m, dtype=bool)).sum() / max(m * (m - 1), 1),
+    }
 
 
 def random_groups(

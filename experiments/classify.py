@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bspec_jax import checkpoints, classifier, contributions, data, figures, run
@@ -34,7 +35,6 @@ from experiments.classify_analysis import CONTROL, Job, Responses, analyse
 
 NAME = "classify"
 INITIAL_EXAMPLES = 2000  # test examples that the networks before training are shown
-CALIBRATION_EXAMPLES = 2000  # training examples for their BatchNorm statistics
 COUNTS = (
     "branches",
     "sweep_branches",
@@ -202,10 +202,7 @@ def finish(config: Config, job: Job, dataset: data.Dataset) -> None:
     trained = predict(state.params, state.batch_stats, dataset.test.images, pixels)
     (start,) = checkpoints.restore(folder, 0, model=model_of(state))
     stats = classifier.calibrate(
-        network,
-        **start,
-        images=dataset.train.images[:CALIBRATION_EXAMPLES],
-        pixels=pixels,
+        network, **start, images=dataset.train.images, pixels=pixels
     )
     shown = dataset.test.images[:INITIAL_EXAMPLES]
     initial = predict(start["params"], stats, shown, pixels)
@@ -275,7 +272,7 @@ def means_of(log: dict, num_classes: int) -> dict:
         "saturated": log["saturated"].mean(),
         "gradient_norm": log["gradient_norm"].mean(),
         "norms": rms,
-        "active": (rms >= 0.1 * rms.max()).sum(),
+        "active": int(active_branches(jnp.asarray(rms)[:, None]).sum()),
     }
 
 

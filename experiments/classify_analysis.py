@@ -48,6 +48,8 @@ def analyse(
     active = np.asarray(sp.active_branches(v))
     confidence = contributions.confidence(v, labels)
     enrichment = contributions.enrichment(confidence, labels, num_classes)
+    ablation = contributions.ablation(v, labels, active)
+    energy = np.asarray(sp.region_energy(v, labels, num_classes))
     covariances = {
         "trained": main["covariance"],
         "before training": sp.covariance(responses[MAIN].initial),
@@ -56,9 +58,13 @@ def analyse(
         apart = responses[CONTROL].trained[: len(v)]
         covariances["trained separately"] = sp.covariance(apart)
     return main | {
-        "ablation": contributions.ablation(v, labels, active)._asdict(),
+        "ablation": ablation._asdict(),
         "enrichment": enrichment._asdict(),
-        "selection": selection(v, labels, num_classes),
+        # Figures 8 and 16: the two largest branches, the three most shared classes.
+        "selection": {
+            "branches": ablation.order[:2],
+            "classes": contributions.most_shared_classes(energy)[:3],
+        },
         "covariances": covariances,
         "networks": networks,
         **observations(jobs, responses, labels, num_classes),
@@ -90,14 +96,6 @@ def describe_network(v: np.ndarray, labels: np.ndarray) -> dict:
         ),
         "class_norms": np.sqrt(contributions.class_means(energy, labels, num_classes)),
     }
-
-
-def selection(v: np.ndarray, labels: np.ndarray, num_classes: int) -> dict:
-    """Figures 8 and 16: the two largest branches, the three most shared classes."""
-    order = np.argsort(-np.asarray(sp.response_norms(v)), kind="stable")
-    energy = np.asarray(sp.region_energy(v, labels, num_classes))
-    classes = contributions.most_shared_classes(energy)
-    return {"branches": order[:2], "classes": classes[:3]}
 
 
 def observations(

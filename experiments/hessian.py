@@ -25,11 +25,9 @@ import numpy as np
 from bspec_jax import figures, gradients, run, sweeps, toy
 from bspec_jax.hessian import dense_hessian, total_loss
 from bspec_jax.hessian_measures import (
-    block_norms,
+    block_measures,
     branch_spectra,
-    expected_control_ratio,
     mean_pair_ratio,
-    offdiagonal_ratio,
     spectrum,
 )
 from bspec_jax.leaves import select_leaves
@@ -44,7 +42,6 @@ from bspec_jax.statistics import mean_interval, rank_correlation, rate_interval
 from experiments import hessian_checkpoint
 
 NAME = "hessian"
-SMALL_BLOCK = 1e-2  # an off-diagonal block below this share of the largest diagonal one
 EXAMPLE_BRANCHES = 32  # at most so many in the heat maps
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Relative to the factor's initial root mean square; eight in each power of ten.
@@ -274,14 +271,11 @@ def measure_one(negative_slope, leaves, w, b, x, y, scales=None):
     params = {"w": w, "b": b}
     v, _ = network.responses(params, (), x)
     h = dense_hessian(respond, squared_error, params, x, y, leaves=leaves)
-    norms = block_norms(h)
+    measured = block_measures(h)
+    norms = measured.pop("block_norms")
     order = jnp.argsort(-jnp.diagonal(norms))
-    ratio = offdiagonal_ratio(norms)
-    control = expected_control_ratio(h)
     active = active_branches(v)
     both = active[:, None] & active
-    small = norms < SMALL_BLOCK * jnp.diagonal(norms).max()
-    pairs = max(num_branches * (num_branches - 1), 1)
     collaborative = gradients.collaborative_factor(
         lambda f: squared_error(f, y), v.sum(0)
     )
@@ -300,12 +294,8 @@ def measure_one(negative_slope, leaves, w, b, x, y, scales=None):
         collaborative, scales[1], thresholds=THRESHOLDS
     )
     return h, {
-        "offdiagonal_ratio": ratio,
-        "mean_pair_ratio": mean_pair_ratio(norms),
+        **measured,
         "active_pair_ratio": mean_pair_ratio(jnp.where(both, norms, 0)),
-        "control_ratio": control,
-        "ratio_to_control": ratio / control,
-        "small_blocks": (small & ~jnp.eye(num_branches, dtype=bool)).sum() / pairs,
         "block_norms": norms[order][:, order],
         "order": order,
         "index": specialization_index(covariance(v)),

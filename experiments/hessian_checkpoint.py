@@ -19,21 +19,13 @@ import numpy as np
 from bspec_jax import checkpoints, classifier, data, figures, gradients, run
 from bspec_jax.data.augmentation import normalise
 from bspec_jax.hessian import choose_leaves, hessian_blocks
-from bspec_jax.hessian_measures import (
-    block_norms,
-    branch_spectra,
-    expected_control_ratio,
-    mean_pair_ratio,
-    offdiagonal_ratio,
-    spectrum,
-)
+from bspec_jax.hessian_measures import block_measures, branch_spectra, spectrum
 from bspec_jax.leaves import select_leaves
 from bspec_jax.losses import classification_loss
 
 FIRST_LAYER = ("stem/kernel",)
 EXAMPLES = 128
 CHUNK = 32  # examples at a time
-CALIBRATION_EXAMPLES = 2000
 
 
 class Stage(NamedTuple):
@@ -95,7 +87,9 @@ def measure(workdir: Path, case: Case, num_examples: int | None) -> dict:
             factors = section8(respond, loss, stage, images, labels, leaves, scales)
             scales = factors.pop("scales")
             hessians[name] = h
-            records.append({"step": stage.step, **of_hessian(h), **factors})
+            spectra = {"whole": spectrum(h), "branches": branch_spectra(h)}
+            measured = {**block_measures(h), "spectra": spectra}
+            records.append({"step": stage.step, **measured, **factors})
         tasks["classify" if clamp == trained_with else "classify_unclamped"] = {
             "clamp": clamp,
             "stages": records,
@@ -128,7 +122,7 @@ def stages_of(case: Case) -> list[Stage]:
     stages = []
     if 0 in checkpoints.steps(folder):
         first = classifier.load(folder / "0")
-        images = case.dataset.train.images[:CALIBRATION_EXAMPLES]
+        images = case.dataset.train.images
         stats = classifier.calibrate(*first[:3], images, first.pixels)
         stages.append(Stage(0, first.params, stats))
     if last.step:
@@ -157,23 +151,6 @@ def hessian(workdir, name, respond, loss, stage, images, labels, leaves) -> np.n
     h = np.asarray(blocks.full())
     run.save_arrays(path, {"hessian": h})
     return h
-
-
-def of_hessian(h: np.ndarray) -> dict:
-    """The measures of one Hessian."""
-    norms = block_norms(h)
-    ratio, control = offdiagonal_ratio(norms), expected_control_ratio(h)
-    largest = np.diagonal(norms).max()
-    other = ~np.eye(len(norms), dtype=bool)
-    return {
-        "block_norms": norms,
-        "offdiagonal_ratio": ratio,
-        "control_ratio": control,
-        "ratio_to_control": ratio / control,
-        "mean_pair_ratio": mean_pair_ratio(norms),
-        "small_blocks": (np.asarray(norms)[other] < 1e-2 * largest).mean(),
-        "spectra": {"whole": spectrum(h), "branches": branch_spectra(h)},
-    }
 
 
 def section8(respond, loss, stage, images, labels, leaves, scales) -> dict:
@@ -214,7 +191,7 @@ def factor_shares(respond, loss, leaves, params, images, labels, scales):
 def collaborative_of(respond, loss, params, images, labels):
     """dL/df of each example, `[N, C]`."""
     f = jax.vmap(respond, (None, 0))(params, images).sum(1)
-    return jax.vmap(jax.grad(loss))(f, labels)
+    return gradients.collaborative_factor(lambda f: jax.vmap(loss)(f, labels).sum(), f)
 
 
 def draw(workdir: Path, results: dict) -> dict:

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bspec_jax.hessian_measures import (
+    block_measures,
     block_norms,
     branch_spectra,
     expected_control_ratio,
@@ -94,3 +95,15 @@ def test_ratios_that_are_undefined():
 def test_the_control_of_one_branch_and_of_nothing():
     assert expected_control_ratio(jnp.ones((1, 3, 1, 3))) == 0
     assert np.isnan(expected_control_ratio(jnp.zeros((2, 3, 2, 3))))
+
+
+def test_block_measures_by_hand():
+    # Three branches of one parameter each: a small block is below 1e-2 of 100.
+    h = jnp.array([[100.0, 0.5, 2.0], [0.5, 4.0, 0.0], [2.0, 0.0, 0.0]])
+    found = block_measures(h.reshape(3, 1, 3, 1))
+    assert_allclose(found["block_norms"], h)
+    ratio = np.sqrt(2 * (0.5**2 + 2**2) / (100**2 + 4**2))
+    assert_allclose(found["offdiagonal_ratio"], ratio, rtol=1e-6)
+    assert_allclose(found["small_blocks"], 4 / 6)
+    assert_allclose(found["mean_pair_ratio"], 0.5 / np.sqrt(400), rtol=1e-6)
+    assert_allclose(found["ratio_to_control"], ratio / found["control_ratio"])
