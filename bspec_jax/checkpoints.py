@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from bspec_jax.errors import UserError
-from bspec_jax.run import read_json, write_json
+from bspec_jax.files import read_json, write_json
 
 DESCRIPTION = "network.json"
 KEPT = 2  # latest steps, besides step 0

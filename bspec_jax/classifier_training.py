@@ -31,9 +31,9 @@ class Recipe(NamedTuple):
     """How a network is trained."""
 
     epochs: int
+    learning_rate: float  # at the start; it falls to 0 as a cosine
     batch_size: int = 128
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 0.1  # at the start; it falls to 0 as a cosine
     weight_decay: float = 5e-4
     clamp: Clamp = "hard"
     crop_padding: int = 4  # pixels that a random crop may be off by

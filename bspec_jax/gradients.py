@@ -130,8 +130,7 @@ def distributive_norms(
 ) -> Float[Array, "M N"]:
     """Frobenius norms of J_k(x_j), from `chunk_size` examples at a time.
 
-    The root mean square of |dv_k/dw| (a norm over C) over all parameters and examples
-    is `sqrt(mean(norms**2) / P)`. Arguments as in `distributive_factor`.
+    Arguments as in `distributive_factor`.
     """
 
     def one(example):
@@ -140,6 +139,24 @@ def distributive_norms(
         return jnp.sqrt(sum((j**2).reshape(len(j), -1).sum(1) for j in leaves))
 
     return jax.lax.map(one, examples, batch_size=chunk_size).T
+
+
+def factor_scales(
+    respond: Respond,
+    params: Tree,
+    examples: Tree,
+    collaborative: Float[Array, "N *C"],
+    *,
+    chunk_size: int = 32,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Root mean squares of |dv_k/dw| (a norm over C) and of ||D_collab||.
+
+    Those at initialisation are what the shares of section 8 are relative to.
+    """
+    norms = distributive_norms(respond, params, examples, chunk_size=chunk_size)
+    size = sum(leaf[0].size for leaf in jax.tree.leaves(params))
+    squares = jnp.sum(collaborative**2, range(1, collaborative.ndim))
+    return jnp.sqrt((norms**2).mean() / size), jnp.sqrt(squares.mean())
 
 
 def distributive_shares(
@@ -154,7 +171,7 @@ def distributive_shares(
     """Share of (parameter, example) pairs with |dv_k/dw| below thresholds * scale.
 
     |dv_k/dw| is a norm over C. Section 8 conjectures that this share is large at
-    equilibrium, with `scale` the root mean square at initialisation.
+    equilibrium, with `scale` the root mean square at initialisation (`factor_scales`).
     """
     bounds = jnp.array(thresholds) * scale
 

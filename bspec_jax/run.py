@@ -3,13 +3,10 @@
 A run's folder holds `config.json` (the flags), `environment.json` (versions, device,
 commit), `metrics.jsonl` (one line a logging step), `results.json` (every number that
 the figures show), `figures/*.png`, where there is a network to keep `checkpoints/`, and
-until the run is finished `unfinished/`, which only serves to resume it. A JSON number
-that is not finite is written as null. Files are replaced whole, never left half
-written.
+until the run is finished `unfinished/`, which only serves to resume it.
 """
 
 import dataclasses
-import json
 import math
 import os
 import platform
@@ -18,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,11 +23,11 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import jax
-import numpy as np
 import tyro
 from tqdm import tqdm
 
 from bspec_jax.errors import FlagError, UserError
+from bspec_jax.files import read_json, to_json, write_json
 
 SCHEMA = 1  # of results.json
 UNFINISHED = "unfinished"  # folder of a run
@@ -222,97 +218,6 @@ def _commit() -> str | None:
     return answer.stdout.strip() or None
 
 
-def to_json(value: Any) -> Any:
-    """Plain JSON values: arrays become lists, numbers that are not finite null."""
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return to_json(np.asarray(value).tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Path):
-        return str(value)
-    return value
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Writes JSON whole or not at all."""
-    text = json.dumps(to_json(data), indent=1, allow_nan=False)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text + "\n")
-    partial.replace(path)
-
-
-def read_json(path: Path, what: str) -> dict:
-    """Reads a JSON object.
-
-    Raises:
-      UserError: if the file is missing or damaged; `what` says what was looked for.
-    """
-    try:
-        data = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"no {what} at {path}: {error.strerror}") from None
-    except ValueError:
-        raise UserError(f"{path} is damaged: it is not JSON") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} is damaged: it is not a JSON object")
-    return data
-
-
-def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes named arrays as .npz, whole or not at all."""
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **arrays)
-    partial.replace(path)
-
-
-def load_arrays(
-    path: Path, like: Mapping[str, np.ndarray | None]
-) -> dict[str, np.ndarray]:
-    """Reads arrays of the names and shapes of `like` that `save_arrays` wrote.
-
-    None stands for any shape.
-
-    Raises:
-      UserError: if the file is damaged, or holds other arrays.
-    """
-    try:
-        with np.load(path) as saved:
-            arrays = {name: saved[name] for name in like}
-        for name, expected in like.items():
-            if expected is not None and arrays[name].shape != expected.shape:
-                raise ValueError
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        raise UserError(f"{path} is damaged; delete it and resume again") from None
-    return arrays
-
-
-def append_metrics(workdir: Path, record: Mapping[str, Any]) -> None:
-    """Adds one line to metrics.jsonl."""
-    with (workdir / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(to_json(record), allow_nan=False) + "\n")
-
-
-def keep_metrics(workdir: Path, keep: Callable[[dict], bool]) -> None:
-    """Drops the other lines of metrics.jsonl: those a resumed run will write again."""
-    path = workdir / "metrics.jsonl"
-    if not path.exists():
-        return
-    whole = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(line for line in whole if keep(json.loads(line))))
-    partial.replace(path)
-
-
-def read_metrics(workdir: Path) -> list[dict]:
-    """The lines of metrics.jsonl."""
-    path = workdir / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def save_results(
     workdir: Path, config: RunConfig, results: Mapping[str, Any], started: float
 ) -> dict:
@@ -351,11 +256,6 @@ def conclude(
     save_figures(workdir, draw(saved))
     print(summary(saved))
     print(f"results and figures in {workdir} ({time.perf_counter() - started:.1f} s)")
-
-
-def format_number(value: float | None, digits: int = 2) -> str:
-    """A number of results.json for a table; null is a dash."""
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def redraw(workdir: Path, name: str, draw: Callable[[dict], Mapping[str, Any]]) -> None:

@@ -23,15 +23,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bspec_jax import checkpoints, classifier, contributions, data, figures, run
+from bspec_jax import checkpoints, classifier, contributions, data, figures, files, run
 from bspec_jax.branching import BranchedNetwork
 from bspec_jax.classifier import Pixels
 from bspec_jax.classifier_training import Recipe, Schedule, TrainState, fit, model_of
 from bspec_jax.losses import Clamp, classification_floor
 from bspec_jax.models.resnet import WIDTHS
-from bspec_jax.observations import VERDICTS
 from bspec_jax.specialization import active_branches
 from experiments.classify_analysis import CONTROL, Job, Responses, analyse
+from experiments.tables import observation_lines
 
 NAME = "classify"
 INITIAL_EXAMPLES = 2000  # test examples that the networks before training are shown
@@ -178,7 +178,7 @@ def main(config: Config) -> None:
 
 def load_data(config: Config) -> data.Dataset:
     flags = {flag: getattr(config, flag) for flag in DATA_FLAGS}
-    dataset = data.load(flags.pop("dataset"), seed=config.seed, **flags)
+    dataset = data.load(seed=config.seed, **flags)
     have = len(dataset.train.labels)
     if config.batch_size > have:
         raise run.FlagError(
@@ -207,7 +207,7 @@ def finish(config: Config, job: Job, dataset: data.Dataset) -> None:
     shown = dataset.test.images[:INITIAL_EXAMPLES]
     initial = predict(start["params"], stats, shown, pixels)
     path.parent.mkdir(exist_ok=True)
-    run.save_arrays(path, {"trained": trained, "initial": initial})
+    files.save_arrays(path, {"trained": trained, "initial": initial})
 
 
 def train(config, job, network, dataset, folder: Path) -> TrainState:
@@ -227,7 +227,7 @@ def train(config, job, network, dataset, folder: Path) -> TrainState:
     images, labels = dataset.validation
     steps = len(dataset.train.labels) // config.batch_size
     done = max(checkpoints.steps(folder), default=0)
-    run.keep_metrics(
+    files.keep_metrics(
         config.workdir, lambda line: line["network"] != job.name or line["step"] <= done
     )
     with run.progress_bar(
@@ -246,7 +246,7 @@ def train(config, job, network, dataset, folder: Path) -> TrainState:
                 )
                 accuracy = contributions.accuracy(v.sum(0), labels)
                 record["validation_accuracy"] = accuracy
-            run.append_metrics(config.workdir, record)
+            files.append_metrics(config.workdir, record)
             advance(len(log["loss"]) * config.batch_size)
 
         schedule = Schedule(config.log_every, config.checkpoint_every)
@@ -310,13 +310,13 @@ def measure(config: Config, dataset: data.Dataset) -> dict:
     labels, num_classes = dataset.test.labels, len(dataset.class_names)
     responses = load_responses(config, len(labels), num_classes)
     path = predictions_path(config.workdir, "examples")
-    run.save_arrays(path, {"images": dataset.test.images, "labels": labels})
+    files.save_arrays(path, {"images": dataset.test.images, "labels": labels})
     active = np.asarray(active_branches(responses[classifier.MAIN].trained))
     return {
         "classes": dataset.class_names,
         **analyse(config.jobs(), responses, labels, num_classes),
         "pruned": export_pruned(config, dataset, active),
-        "curves": run.read_metrics(config.workdir),
+        "curves": files.read_metrics(config.workdir),
     }
 
 
@@ -330,7 +330,7 @@ def load_responses(config: Config, num_examples: int, num_classes: int) -> dict:
             "initial": np.empty((job.branches, shown, num_classes)),
         }
         path = predictions_path(config.workdir, job.name)
-        loaded[job.name] = Responses(**run.load_arrays(path, like))
+        loaded[job.name] = Responses(**files.load_arrays(path, like))
     return loaded
 
 
@@ -395,8 +395,8 @@ def check_selection(config: Config, num_branches: int, num_classes: int) -> None
 def load_examples(config: Config) -> dict:
     """Test images, labels and the main network's confidence in them."""
     paths = (predictions_path(config.workdir, n) for n in ("examples", classifier.MAIN))
-    examples = run.load_arrays(next(paths), {"images": None, "labels": None})
-    v = run.load_arrays(next(paths), {"trained": None})["trained"]
+    examples = files.load_arrays(next(paths), {"images": None, "labels": None})
+    v = files.load_arrays(next(paths), {"trained": None})["trained"]
     confidence = contributions.confidence(v, examples["labels"])
     return {**examples, "confidence": confidence}
 
@@ -419,15 +419,8 @@ def summary(results: dict) -> str:
         f"without its silent branches: accuracy {ablation['without_silent']:.4f}, "
         f"{pruned['parameters']:,} of {pruned['parameters_before']:,} parameters",
         "",
-        "observation                                  value  initial  control  limit",
+        *observation_lines(results["observations"], ("value", "initial", "control")),
     ]
-    for number, item in results["observations"].items():
-        values = (item[name] for name in ("value", "initial", "control"))
-        numbers = "  ".join(f"{run.format_number(value, 3):>7}" for value in values)
-        lines.append(
-            f"{number} {item['claim']:41}{numbers}  {item['threshold']:5}  "
-            f"{VERDICTS[item['holds']]}"
-        )
     if results["config"]["repeats"] == 1:
         lines.append("(a verdict needs --repeats of at least 2)")
     return "\n".join(lines)

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bspec_jax import figures, gradients, run, sweeps, toy
+from bspec_jax import figures, files, gradients, run, sweeps, toy
 from bspec_jax.hessian import dense_hessian, total_loss
 from bspec_jax.hessian_measures import (
     block_measures,
@@ -40,6 +40,7 @@ from bspec_jax.specialization import (
 )
 from bspec_jax.statistics import mean_interval, rank_correlation, rate_interval
 from experiments import hessian_checkpoint
+from experiments.tables import number
 
 NAME = "hessian"
 EXAMPLE_BRANCHES = 32  # at most so many in the heat maps
@@ -159,14 +160,14 @@ def train_stages(config: Config, workdir: Path, table: sweeps.Settings):
     for step in config.stage_steps:
         path = folder / f"step_{step:09d}.npz"
         if path.exists():
-            trials = sweeps.Trials(**run.load_arrays(path, trials._asdict()))
+            trials = sweeps.Trials(**files.load_arrays(path, trials._asdict()))
         elif step:
             # What has converged stays as it is; so does what has diverged.
             with run.progress_bar(table.trial.size, f"to step {step}") as advance:
                 trials = sweeps.train(trials, steps=step - before, progress=advance)
-            run.save_arrays(path, trials._asdict())
+            files.save_arrays(path, trials._asdict())
             done = {"step": step, "converged": int(trials.converged.sum())}
-            run.append_metrics(workdir, done)
+            files.append_metrics(workdir, done)
         before = step
         yield step, trials
 
@@ -283,10 +284,8 @@ def measure_one(negative_slope, leaves, w, b, x, y, scales=None):
     gradient = gradient(respond, squared_error, params, x, y)
     gradient_norm = jnp.hypot(*map(jnp.linalg.norm, gradient.values()))
     if scales is None:
-        squares = gradients.distributive_norms(respond, params, x) ** 2
-        # Each branch has two parameters.
-        means = jnp.stack([squares.mean() / 2, (collaborative**2).mean()])
-        scales = jnp.append(jnp.sqrt(means), gradient_norm)
+        factors = gradients.factor_scales(respond, params, x, collaborative)
+        scales = jnp.stack([*factors, gradient_norm])
     distributive = gradients.distributive_shares(
         respond, params, x, scales[0], thresholds=THRESHOLDS
     )
@@ -424,7 +423,7 @@ def summary(results: dict) -> str:
         limit = data["stages"][-1]["spectra"]["limit"]
         for i, m in enumerate(data["branches"]):
             start, end, control, eigenvalue = (
-                run.format_number(measures[name]["mean"][i])
+                number(measures[name]["mean"][i])
                 for measures, name in (
                     (first, "offdiagonal_ratio"),
                     (last, "offdiagonal_ratio"),
@@ -437,8 +436,8 @@ def summary(results: dict) -> str:
                 f"        {eigenvalue:>6}, limit {limit:g}"
             )
         for key, item in data["observations"].items():
-            value = run.format_number(item["value"])
-            low, high = map(run.format_number, item["interval"])
+            value = number(item["value"])
+            low, high = map(number, item["interval"])
             lines.append(
                 f"{key} {item['claim']}: {item['measure']} {value} "
                 f"({low}, {high}), limit {item['threshold']}: {VERDICTS[item['holds']]}"

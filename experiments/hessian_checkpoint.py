@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bspec_jax import checkpoints, classifier, data, figures, gradients, run
+from bspec_jax import checkpoints, classifier, data, figures, files, gradients, run
 from bspec_jax.data.augmentation import normalise
 from bspec_jax.hessian import choose_leaves, hessian_blocks
 from bspec_jax.hessian_measures import block_measures, branch_spectra, spectrum
 from bspec_jax.leaves import select_leaves
 from bspec_jax.losses import classification_loss
+from experiments.tables import number
 
 FIRST_LAYER = ("stem/kernel",)
 EXAMPLES = 128
@@ -59,7 +60,8 @@ def prepare(path: Path, leaves: tuple[str, ...] | None) -> Case:
     except ValueError as error:
         raise run.FlagError(f"--leaves: {error}") from None
     size = sum(leaf.size for leaf in jax.tree.leaves(chosen))
-    return Case(path, last, leaves, size, load_data(last.description))
+    dataset = data.load(**last.description["data"])
+    return Case(path, last, leaves, size, dataset)
 
 
 def measure(workdir: Path, case: Case, num_examples: int | None) -> dict:
@@ -82,19 +84,19 @@ def measure(workdir: Path, case: Case, num_examples: int | None) -> dict:
             respond = gradients.frozen_responses(
                 last.network, stage.batch_stats, train=False
             )
-            name = f"{clamp}_{stage.step}"
+            name = f"{clamp}_{stage.step}"  # in hessians.npz
             h = hessian(workdir, name, respond, loss, stage, images, labels, leaves)
             factors = section8(respond, loss, stage, images, labels, leaves, scales)
             scales = factors.pop("scales")
             hessians[name] = h
             spectra = {"whole": spectrum(h), "branches": branch_spectra(h)}
             measured = {**block_measures(h), "spectra": spectra}
-            records.append({"step": stage.step, **measured, **factors})
+            records.append({"step": stage.step, "hessian": name, **measured, **factors})
         tasks["classify" if clamp == trained_with else "classify_unclamped"] = {
             "clamp": clamp,
             "stages": records,
         }
-    run.save_arrays(workdir / "hessians.npz", hessians)
+    files.save_arrays(workdir / "hessians.npz", hessians)
     return {
         "branches": last.network.num_branches,
         "parameters": size,
@@ -102,13 +104,6 @@ def measure(workdir: Path, case: Case, num_examples: int | None) -> dict:
         "examples": count,
         "tasks": tasks,
     }
-
-
-def load_data(about: dict) -> data.Dataset:
-    """The data set, split as it was when the network was trained."""
-    flags = dict(about["data"])
-    folder = flags.pop("data_dir")
-    return data.load(flags.pop("dataset"), folder and Path(folder), **flags)
 
 
 def stages_of(case: Case) -> list[Stage]:
@@ -134,7 +129,7 @@ def hessian(workdir, name, respond, loss, stage, images, labels, leaves) -> np.n
     """The exact Hessian `[M, P, M, P]`, from the disk if it is there."""
     path = workdir / run.UNFINISHED / f"{name}.npz"
     if path.exists():
-        return run.load_arrays(path, {"hessian": None})["hessian"]
+        return files.load_arrays(path, {"hessian": None})["hessian"]
     what = f"Hessian at step {stage.step}, clamp {name.split('_')[0]}"
     with run.progress_bar(len(labels), what, "image") as advance:
         blocks = hessian_blocks(
@@ -149,7 +144,7 @@ def hessian(workdir, name, respond, loss, stage, images, labels, leaves) -> np.n
         )
     path.parent.mkdir(exist_ok=True)
     h = np.asarray(blocks.full())
-    run.save_arrays(path, {"hessian": h})
+    files.save_arrays(path, {"hessian": h})
     return h
 
 
@@ -160,48 +155,37 @@ def section8(respond, loss, stage, images, labels, leaves, scales) -> dict:
       scales: initial root mean squares of both factors; None at the first stage.
     """
     args = stage.params, images, labels
-    scales = scales or factor_scales(respond, loss, leaves, *args)
-    distributive, collaborative = factor_shares(respond, loss, leaves, *args, scales)
-    shares = {"distributive": distributive, "collaborative": collaborative}
+    shares, scales = factor_shares(respond, loss, leaves, *args, scales)
     return {"factors": {"thresholds": gradients.THRESHOLDS, **shares}, "scales": scales}
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def factor_scales(respond, loss, leaves, params, images, labels):
-    """Root mean squares of |dv_k/dw| and of ||dL/df||."""
-    collaborative = collaborative_of(respond, loss, params, images, labels)
-    respond, chosen = choose_leaves(respond, params, leaves)
-    norms = gradients.distributive_norms(respond, chosen, images)
-    size = sum(leaf[0].size for leaf in jax.tree.leaves(chosen))
-    means = (norms**2).mean() / size, (collaborative**2).sum(-1).mean()
-    return tuple(map(jnp.sqrt, means))
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
 def factor_shares(respond, loss, leaves, params, images, labels, scales):
-    """`distributive_shares` and `collaborative_shares`."""
-    collaborative = collaborative_of(respond, loss, params, images, labels)
-    respond, chosen = choose_leaves(respond, params, leaves)
-    return (
-        gradients.distributive_shares(respond, chosen, images, scales[0]),
-        gradients.collaborative_shares(collaborative, scales[1]),
-    )
-
-
-def collaborative_of(respond, loss, params, images, labels):
-    """dL/df of each example, `[N, C]`."""
+    """Shares of both factors, and the scales they are relative to."""
     f = jax.vmap(respond, (None, 0))(params, images).sum(1)
-    return gradients.collaborative_factor(lambda f: jax.vmap(loss)(f, labels).sum(), f)
+    collaborative = gradients.collaborative_factor(
+        lambda f: jax.vmap(loss)(f, labels).sum(), f
+    )
+    respond, chosen = choose_leaves(respond, params, leaves)
+    if scales is None:
+        scales = gradients.factor_scales(respond, chosen, images, collaborative)
+    shares = {
+        "distributive": gradients.distributive_shares(
+            respond, chosen, images, scales[0]
+        ),
+        "collaborative": gradients.collaborative_shares(collaborative, scales[1]),
+    }
+    return shares, scales
 
 
 def draw(workdir: Path, results: dict) -> dict:
     """Figure 5, panels 3 and 4, with the clamp and without."""
     names = [
-        f"{task['clamp']}_{stage['step']}"
+        stage["hessian"]
         for task in results["tasks"].values()
         for stage in task["stages"]
     ]
-    hessians = run.load_arrays(workdir / "hessians.npz", dict.fromkeys(names))
+    hessians = files.load_arrays(workdir / "hessians.npz", dict.fromkeys(names))
     drawn = {}
     for name, task in results["tasks"].items():
         examples = [
@@ -210,7 +194,7 @@ def draw(workdir: Path, results: dict) -> dict:
                 "branches": results["branches"],
                 "offdiagonal_ratio": stage["offdiagonal_ratio"],
                 "hessian": np.reshape(
-                    hessians[f"{task['clamp']}_{stage['step']}"],
+                    hessians[stage["hessian"]],
                     (results["parameters"], results["parameters"]),
                 ),
             }
@@ -234,7 +218,7 @@ def summary(results: dict) -> str:
     for task in results["tasks"].values():
         for stage in task["stages"]:
             ratio, control, relative, small = (
-                run.format_number(stage[name])
+                number(stage[name])
                 for name in (
                     "offdiagonal_ratio",
                     "control_ratio",

@@ -17,9 +17,10 @@ from typing import Literal
 import jax
 import numpy as np
 
-from bspec_jax import figures, run, sweeps, toy
-from bspec_jax.observations import VERDICTS, evaluate, index_of_quarter
+from bspec_jax import figures, files, run, sweeps, toy
+from bspec_jax.observations import evaluate, index_of_quarter
 from bspec_jax.specialization import covariance
+from experiments.tables import number, observation_lines
 
 NAME = "toy"
 CHUNK = 80_000  # trials between two checkpoints
@@ -175,14 +176,14 @@ def train_table(
             chunk = initial.select(slice(start, start + CHUNK))
             path = folder / f"trials_{start:09d}.npz"
             if path.exists():
-                trained = sweeps.Trials(**run.load_arrays(path, chunk._asdict()))
+                trained = sweeps.Trials(**files.load_arrays(path, chunk._asdict()))
                 advance(trained.error.size)
             else:
                 trained = sweeps.train(chunk, steps=config.steps, progress=advance)
-                run.save_arrays(path, trained._asdict())
+                files.save_arrays(path, trained._asdict())
                 done = {"trials": start + trained.error.size, "of": total}
                 done["converged"] = int(trained.converged.sum())
-                run.append_metrics(workdir, done)
+                files.append_metrics(workdir, done)
             parts.append(trained)
     return initial, sweeps.stack(parts)
 
@@ -387,18 +388,12 @@ def _sweep_lines(task: str, data: dict) -> list[str]:
         low, high = data["success_interval"][i]
         lines.append(
             f"{m:4}  {data['success_rate'][i]:7.3f}  ({low:.3f}, {high:.3f})   "
-            f"{run.format_number(data['mean_active'][i]):>6}  "
-            f"{run.format_number(data['mean_silent'][i]):>6}  "
-            f"{run.format_number(data['specialization_index'][i], 3):>7}  "
+            f"{number(data['mean_active'][i]):>6}  "
+            f"{number(data['mean_silent'][i]):>6}  "
+            f"{number(data['specialization_index'][i], 3):>7}  "
             f"{data['diverged'][i]:8}"
         )
-    lines += ["", "observation                                  value  control  limit"]
-    for number, item in data["observations"].items():
-        lines.append(
-            f"{number} {item['claim']:41}{run.format_number(item['value'], 3):>7}"
-            f"  {run.format_number(item['control'], 3):>7}  {item['threshold']:5}"
-            f"  {VERDICTS[item['holds']]}"
-        )
+    lines += ["", *observation_lines(data["observations"], ("value", "control"))]
     return [*lines, ""]
 
 

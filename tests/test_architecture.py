@@ -33,11 +33,13 @@ MAY_IMPORT = {
     "data": {"numpy", "jax", "jaxtyping", "PIL", "tensorflow_datasets", "tyro"},
     "figures": {"matplotlib", "numpy"},
     "models": {"flax", "jaxtyping"},
-    "run": {"jax", "numpy", "tyro", "tqdm"},
+    "files": {"jax", "numpy"},
+    "run": {"jax", "tyro", "tqdm"},
 }
 # What is not core and yet imported by what is not an experiment.
 ABOVE = {
-    "checkpoints": {"run"},
+    "checkpoints": {"files"},
+    "run": {"files"},
     "classifier": {"adapters", "checkpoints", "data", "models"},
     "classifier_training": {"checkpoints", "classifier", "data"},
 }

@@ -6,7 +6,7 @@ import pytest
 from helpers import refuse, stop_training_at, without_timing
 from numpy.testing import assert_allclose
 
-from bspec_jax import run, sweeps
+from bspec_jax import files, run, sweeps
 from experiments import hessian
 
 TINY = {"branches": (6, 2), "trials": 30, "at_steps": (10, 200), "steps": 3000}
@@ -212,7 +212,7 @@ def test_what_is_wrong_is_said_without_a_traceback(flags, status, words):
 def test_a_checkpoint_of_another_kind_and_damaged_results(finished, tmp_path):
     with pytest.raises(run.UserError, match=r"no checkpoint in .*checkpoints/main"):
         hessian.main(hessian.Config(checkpoint=finished))
-    run.write_json(tmp_path / "config.json", {"experiment": "hessian"})
-    run.write_json(tmp_path / "results.json", {"schema": 1, "tasks": {"toy1": {}}})
+    files.write_json(tmp_path / "config.json", {"experiment": "hessian"})
+    files.write_json(tmp_path / "results.json", {"schema": 1, "tasks": {"toy1": {}}})
     with pytest.raises(run.UserError, match=r"results.json is damaged"):
         hessian.main(hessian.Config(workdir=tmp_path, figures_only=True))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, command, refuse, stop_training_at, without_timing
 
-from bspec_jax import run
+from bspec_jax import files, run
 from experiments import toy
 
 TINY = {
@@ -131,10 +131,10 @@ def test_damaged_results_are_not_drawn(tmp_path):
     run.start(config, "toy")
     redraw = toy.Config(workdir=tmp_path / "run", figures_only=True)
     for content in ({"schema": 1}, {"schema": 1, "config": {"mode": "sweep"}}):
-        run.write_json(tmp_path / "run" / "results.json", content)
+        files.write_json(tmp_path / "run" / "results.json", content)
         with pytest.raises(run.UserError, match=r"results.json is damaged"):
             toy.main(redraw)
-    run.write_json(tmp_path / "run" / "config.json", {"experiment": "classify"})
+    files.write_json(tmp_path / "run" / "config.json", {"experiment": "classify"})
     with pytest.raises(run.UserError, match="is a run of classify, not toy"):
         toy.main(redraw)
 

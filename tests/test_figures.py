@@ -98,7 +98,7 @@ def test_response_example_shows_the_table_and_the_curves():
     left, right = figure.axes[:2]
     np.testing.assert_array_equal(left.images[0].get_array(), v.T)
     drawn = lines(right)
-    assert {"branch 1", "branch 2", "1 silent", "targets"} <= set(drawn)
+    assert {"branch 0", "branch 1", "1 silent", "targets"} <= set(drawn)
     total = drawn["sum $f$"]
     at_points = np.interp(x, total.get_xdata(), total.get_ydata())
     np.testing.assert_allclose(at_points, v.sum(0), atol=0.01)

@@ -3,11 +3,10 @@ import json
 import sys
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bspec_jax import run
+from bspec_jax import files, run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,21 +88,6 @@ def test_resume_of_another_experiment(tmp_path):
         run.start(dataclasses.replace(config, resume=True), "other")
 
 
-def test_numbers_that_are_not_finite_become_null():
-    data = {
-        1: np.array([1.0, np.nan]),
-        "b": (jnp.inf, np.float32(2.5), np.int64(3), np.bool_(True)),
-        "c": jnp.arange(2),
-        "d": Path("x"),
-    }
-    assert run.to_json(data) == {
-        "1": [1.0, None],
-        "b": [None, 2.5, 3, True],
-        "c": [0, 1],
-        "d": "x",
-    }
-
-
 def test_results_come_back_as_they_were_saved(tmp_path):
     config = Config(workdir=tmp_path, rates=(0.1, 0.2))
     saved = run.save_results(tmp_path, config, {"value": np.nan}, 0.0)
@@ -117,19 +101,9 @@ def test_results_come_back_as_they_were_saved(tmp_path):
 
 
 def test_results_of_another_schema(tmp_path):
-    run.write_json(tmp_path / "results.json", {"schema": 99})
+    files.write_json(tmp_path / "results.json", {"schema": 99})
     with pytest.raises(run.UserError, match="schema 99"):
         run.load_results(tmp_path)
-
-
-def test_metrics_are_one_line_each(tmp_path):
-    run.append_metrics(tmp_path, {"step": 1, "loss": np.float32(0.5)})
-    run.append_metrics(tmp_path, {"step": 2, "loss": np.nan})
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [
-        {"step": 1, "loss": 0.5},
-        {"step": 2, "loss": None},
-    ]
 
 
 def test_flags_are_checked_with_their_names():
@@ -185,30 +159,6 @@ def test_command_line_turns_flags_into_the_config(monkeypatch):
     monkeypatch.setattr("sys.argv", argv)
     run.command_line(Config, got.append, "thing", "A thing.")
     assert got == [Config(seed=3, size=7, rates=(0.5, 0.25))]
-
-
-def test_numbers_of_tables():
-    assert run.format_number(0.12345) == "0.12"
-    assert run.format_number(0.12345, 3) == "0.123"
-    assert run.format_number(None) == "-"
-
-
-def test_metrics_that_will_be_written_again_are_dropped(tmp_path):
-    run.keep_metrics(tmp_path, lambda record: False)  # none yet
-    for step in (1, 2, 3):
-        run.append_metrics(tmp_path, {"step": step})
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 4')  # the process was killed here
-    run.keep_metrics(tmp_path, lambda record: record["step"] <= 2)
-    assert run.read_metrics(tmp_path) == [{"step": 1}, {"step": 2}]
-
-
-def test_arrays_of_any_shape(tmp_path):
-    run.save_arrays(tmp_path / "a.npz", {"x": np.arange(3), "y": np.zeros((2, 2))})
-    loaded = run.load_arrays(tmp_path / "a.npz", {"x": None, "y": np.empty((2, 2))})
-    np.testing.assert_array_equal(loaded["x"], [0, 1, 2])
-    with pytest.raises(run.UserError, match="damaged"):
-        run.load_arrays(tmp_path / "a.npz", {"x": np.empty(4)})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,8 +37,8 @@ class Dataset(NamedTuple):
 
 
 def load(
-    name: str,
-    data_dir: Path | None = None,
+    dataset: str,
+    data_dir: Path | str | None = None,
     *,
     seed: int = 0,
     validation_examples: int = 5000,
@@ -52,7 +52,7 @@ def load(
     that fewer of them are a subset of more. The test data are never touched.
 
     Args:
-      name: "fashion_mnist" (IDX files, or TensorFlow Datasets), "folder" (images in
+      dataset: "fashion_mnist" (IDX files, or TensorFlow Datasets), "folder" (images in
         `data_dir/train/<class>/` and `data_dir/test/<class>/`), or any other set of
         images and labels in TensorFlow Datasets, such as "cifar10".
       data_dir: where the files are. Default: where the Debian package puts them
@@ -69,7 +69,8 @@ def load(
       FlagError: if more examples are asked for than there are, or a number is negative.
     """
     _check_numbers(validation_examples, train_examples, image_size)
-    source = _find(name, data_dir, image_size)
+    data_dir = Path(data_dir).expanduser() if data_dir else None
+    source = _find(dataset, data_dir, image_size)
     chosen, held_out = _permuted(
         source.train.count, seed, validation_examples, train_examples
     )
@@ -121,8 +122,6 @@ def _check_numbers(validation_examples, train_examples, image_size):
 
 
 def _find(name: str, data_dir: Path | None, image_size: int | None) -> Source:
-    if data_dir is not None:
-        data_dir = data_dir.expanduser()
     if name == "folder":
         return folder.find(data_dir, image_size)
     if name == "fashion_mnist":

@@ -32,7 +32,7 @@ def hessian_heat_maps(title: str, examples: Sequence[Mapping]) -> Figure:
         ax.hlines(edges, -0.5, m * p - 0.5, color="0.55", lw=0.3)
         shown = range(0, m, max(1, m // 6))
         centres = [(k + 0.5) * p - 0.5 for k in shown]
-        labels = [str(k + 1) for k in shown]
+        labels = [str(k) for k in shown]
         ax.set(xticks=centres, yticks=centres, xlabel="branch $l$")
         ax.set(xticklabels=labels, yticklabels=labels)
         ax.grid(False)

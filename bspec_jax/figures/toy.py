@@ -37,7 +37,7 @@ def toy_dynamics(example: Mapping, kind: str) -> Figure:
             label = f"$x = {x:g}$ (target {y:g})"
             ax.axhline(y, color=colour, lw=0.8, ls=":")
             ax.plot(steps, responses[:, k, j], color=colour, label=label)
-        ax.set(title=f"branch {k + 1}", xlabel="gradient step")
+        ax.set(title=f"branch {k}", xlabel="gradient step")
     axes[0].set_ylabel("response $v_k(x)$")
     axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     task = TASK_TITLES[example["task"]]
@@ -131,7 +131,6 @@ def toy_responses(data: Mapping) -> Figure:
             xticks=range(0, num_branches, 2),
             yticks=range(len(order)),
         )
-        left.set_xticklabels(range(1, num_branches + 1, 2))
         left.set_yticklabels([f"${data['x'][j]:g}$" for j in order])
         figure.colorbar(image, ax=left, label="$v_k(x_j)$", pad=0.01)
         _response_curves(right, data, example)
@@ -154,7 +153,7 @@ def _response_curves(ax, data, example):
     ax.plot(x, v[~active].T, color="0.75", lw=0.8)
     ax.plot([], [], color="0.75", lw=0.8, label=f"{(~active).sum()} silent")
     for colour, k in zip(COLOURS[1:] * 4, np.flatnonzero(active), strict=False):
-        ax.plot(x, v[k], color=colour, label=f"branch {k + 1}")
+        ax.plot(x, v[k], color=colour, label=f"branch {k}")
     ax.plot(x, v.sum(0), color="black", lw=1, ls="--", label="sum $f$")
     ax.plot(data["x"], data["y"], "o", color="black", ms=4, label="targets")
     ax.set(xlabel="$x$", ylabel="response $v_k(x)$")

@@ -75,7 +75,7 @@ def time_form(config: Config) -> dict:
     conv = jax.lax.conv_general_dilated if plain else conv_general_dilated
     module = ResNet(WIDTHS["paper"], last_scale=0.05, conv_general_dilated=conv)
     network = sum_of_branches(from_linen(module), m)
-    recipe = Recipe(1, batch, crop_padding=0, flip=False, **OPTIONS)
+    recipe = Recipe(1, batch_size=batch, crop_padding=0, flip=False, **OPTIONS)
     train = training(network, recipe, PIXELS, total_steps=10**6)  # a constant rate
     state = train.init(jax.random.key(config.seed), jnp.asarray(images[:1]))
     if config.form in get_args(Form)[2:]:
