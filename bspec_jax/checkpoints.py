@@ -49,6 +49,8 @@ def steps(folder: Path) -> list[int]:
 def restore(folder: Path, step: int, **like: Any) -> list[Any]:
     """The trees of a step, of the structure, shapes and types of `like`, in its order.
 
+    They come to this process's first device, whatever device they were saved from.
+
     Raises:
       UserError: if the step is missing, damaged or of another network.
     """
@@ -61,7 +63,7 @@ def restore(folder: Path, step: int, **like: Any) -> list[Any]:
         raise UserError(f"no checkpoint at {path}")
     with _stray_errors_ignored():
         try:
-            with _manager(folder) as manager:
+            with _manager(folder, read_only=True) as manager:
                 restored = manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax and TensorStore raise many kinds
             reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
@@ -101,14 +103,16 @@ def description(folder: Path) -> dict:
     return read_json(folder / DESCRIPTION, "network")
 
 
-def _manager(folder: Path) -> ocp.CheckpointManager:
+def _manager(folder: Path, read_only: bool = False) -> ocp.CheckpointManager:
     kept = preservation_policy.AnyPreservationPolicy(
         [preservation_policy.LatestN(KEPT), preservation_policy.CustomSteps([0])]
     )
     options = ocp.CheckpointManagerOptions(
         preservation_policy=kept,
         enable_async_checkpointing=False,
-        cleanup_tmp_directories=True,
+        # A reader must not clean up what a training is about to write.
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
     )
     return ocp.CheckpointManager(folder.resolve(), options=options)
 
@@ -126,4 +130,5 @@ def _stray_errors_ignored() -> Iterator[None]:
 
 
 def _abstract(leaf):
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)

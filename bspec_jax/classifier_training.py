@@ -37,7 +37,7 @@ class Recipe(NamedTuple):
     weight_decay: float = 5e-4
     clamp: Clamp = "hard"
     crop_padding: int = 4  # pixels that a random crop may be off by
-    flip: bool = True  # mirror every other image
+    flip: bool = True  # mirror each image with probability 1/2
     separate: bool = False  # each branch minimises a loss of its own, for the control
 
 
@@ -111,7 +111,7 @@ def training(
             "loss": loss / (network.num_branches if recipe.separate else 1),
             "accuracy": (f.argmax(-1) == labels).mean(),
             "saturated": (jnp.abs(f) >= 1).all(-1).mean(),
-            "gradient_norm": _norm(gradient),
+            "gradient_norm": optax.global_norm(gradient),
             "energy": (v**2).sum((1, 2)) / labels.size,
         }
         return TrainState(state.step + 1, params, stats, opt_state), log
@@ -120,10 +120,6 @@ def training(
     return Training(
         jax.jit(init, compiler_options=once), jax.jit(step, donate_argnums=0)
     )
-
-
-def _norm(tree):
-    return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
 
 
 def _optimizer(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:

@@ -74,7 +74,8 @@ def ablation(
 class Enrichment(NamedTuple):
     """Which branches are responsible for which classes beyond chance, `[M, C]` each.
 
-    A branch is responsible for an example if its confidence there is the largest.
+    Of the active branches, that of the largest confidence is responsible for an
+    example; none is where no confidence is positive.
     """
 
     count: np.ndarray  # examples of the class that the branch is responsible for
@@ -86,23 +87,28 @@ class Enrichment(NamedTuple):
 def enrichment(
     confidence: Float[np.ndarray, "M N"],
     labels: Int[np.ndarray, " N"],
+    active: Bool[np.ndarray, " M"],
     num_classes: int,
     rate: float = 0.05,
 ) -> Enrichment:
     """Tests every (branch, class) pair for more examples than chance would give it.
 
-    Under the null hypothesis the labels are dealt at random to the examples: the count
-    of a pair is hypergeometric (one-sided Fisher's test). Pairs are significant at a
-    false discovery rate of `rate` (Benjamini and Hochberg, J. R. Stat. Soc. B 57
-    (1995), p. 289).
+    Under the null hypothesis the responsible branch does not depend on the class: the
+    count of a pair is hypergeometric (one-sided Fisher's test). Pairs are significant
+    at a false discovery rate of `rate` (Benjamini and Hochberg, J. R. Stat. Soc. B 57
+    (1995), p. 289). Confidence knows the true class, so that a branch which always
+    says one class, whatever the image, passes: compare with a control.
     """
-    responsible = np.eye(len(confidence), dtype=int)[confidence.argmax(0)]  # [N, M]
-    of_class = np.eye(num_classes, dtype=int)[labels]  # [N, C]
+    confidence = np.where(active[:, None], confidence, 0)
+    counts = confidence.max(0) > 0
+    responsible = np.eye(len(confidence), dtype=int)[confidence[:, counts].argmax(0)]
+    of_class = np.eye(num_classes, dtype=int)[labels[counts]]  # [N, C]
     count = responsible.T @ of_class
     of_branch, in_class = responsible.sum(0)[:, None], of_class.sum(0)[None]
-    p = stats.hypergeom.sf(count - 1, len(labels), in_class, of_branch)
+    total = max(counts.sum(), 1)
+    p = stats.hypergeom.sf(count - 1, total, in_class, of_branch)
     adjusted = stats.false_discovery_control(p.ravel()).reshape(p.shape)
-    expected = of_branch * in_class / len(labels)
+    expected = of_branch * in_class / total
     return Enrichment(count, expected, p, adjusted <= rate)
 
 

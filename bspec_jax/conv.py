@@ -141,7 +141,21 @@ def _together(one: Callable, a, b, **params):
     return jax.vmap(partial(one, **params))(a, b)
 
 
-def _primitive(name: str, one: Callable) -> Primitive:
+def _kernel_gradient_together(x, dy, *, strides, pads, size):
+    """The same by transposing the grouped forward form.
+
+    XLA takes that to the library's filter gradient on a GPU, and not what vmap makes of
+    `_kernel_gradient`, whose groups hide it.
+    """
+    forward = partial(_together, _forward, x, strides=strides, pads=pads)
+    shape = (len(x), *size, x.shape[-1], dy.shape[-1])
+    kernel = jax.ShapeDtypeStruct(shape, x.dtype)
+    return jax.linear_transpose(forward, kernel)(dy)[0]
+
+
+def _primitive(name: str, one: Callable, together: Callable | None = None) -> Primitive:
+    """Args: `one`, the computation for one branch; `together`, for all in one."""
+    together = together or partial(_together, one)
     primitive = Primitive(f"branch_conv_{name}")
 
     @cache
@@ -149,20 +163,22 @@ def _primitive(name: str, one: Callable) -> Primitive:
         return jax.jit(partial(primitive.bind, **params))
 
     def abstract(a, b, **params):
-        out = jax.eval_shape(partial(_together, one, **params), a, b)
+        out = jax.eval_shape(partial(together, **params), a, b)
         return jax.core.ShapedArray(out.shape, out.dtype)
 
     primitive.def_impl(lambda a, b, **params: compiled(**params)(a, b))
     primitive.def_abstract_eval(abstract)
-    for form, platform in ((_together, None), (_separately, "cpu")):
-        rule = mlir.lower_fun(partial(form, one), multiple_results=False)
+    for form, platform in ((together, None), (partial(_separately, one), "cpu")):
+        rule = mlir.lower_fun(form, multiple_results=False)
         mlir.register_lowering(primitive, rule, platform=platform)
     return primitive
 
 
 forward_p = _primitive("forward", _forward)
 input_gradient_p = _primitive("input_gradient", _input_gradient)
-kernel_gradient_p = _primitive("kernel_gradient", _kernel_gradient)
+kernel_gradient_p = _primitive(
+    "kernel_gradient", _kernel_gradient, _kernel_gradient_together
+)
 
 
 # Transposes: of each primitive in its first and in its second operand.

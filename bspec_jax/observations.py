@@ -3,7 +3,8 @@
 The thresholds were fixed before any run. An observation holds in a setting when the
 95 % interval of its measure lies beyond the threshold and beyond the control: networks
 trained separately and summed, for the covariances; parameters regrouped at random,
-for the Hessian.
+for the Hessian. It does not hold when that interval lies wholly on the other side of
+either, and is undecided otherwise, as it is where too few networks were trained.
 """
 
 import math
@@ -42,7 +43,7 @@ OBSERVATIONS = {
         "it is the distributive factor that vanishes",
     ),
 }
-VERDICTS = {True: "holds", False: "does not hold", None: "undefined"}
+VERDICTS = {True: "holds", False: "does not hold", None: "undecided"}
 
 
 def holds(
@@ -52,18 +53,22 @@ def holds(
 ) -> bool | None:
     """Whether an observation holds, from the 95 % intervals of measure and control.
 
-    None where an interval is undefined (NaN), or infinite because a single run counts.
+    None where the interval contains the threshold or overlaps with the control's, is
+    undefined (NaN), or infinite because a single run counts.
     """
     _, threshold, below, _ = OBSERVATIONS[number]
     bounds = [*interval, *(() if control_interval is None else control_interval)]
     if not all(math.isfinite(bound) for bound in bounds):
         return None
-    low, high = interval
-    if below:
-        beyond = control_interval is None or high < control_interval[0]
-        return bool(high <= threshold and beyond)
-    beyond = control_interval is None or low > control_interval[1]
-    return bool(low >= threshold and beyond)
+    sign = 1 if below else -1  # from here on, less is better
+    limit = sign * threshold
+    low, high, *control = (sign * bound for bound in bounds)
+    low, high = sorted((low, high))
+    if high <= limit and (not control or high < min(control)):
+        return True
+    if low > limit or (control and low > max(control)):
+        return False
+    return None
 
 
 # Where a measure means something; the others do wherever there is a network.

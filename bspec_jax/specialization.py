@@ -122,14 +122,17 @@ def example_energy(responses: Float[Array, "M N *C"]) -> Float[Array, "M N"]:
 def region_energy(
     responses: Float[Array, "M N *C"], regions: Int[Array, " N"], num_regions: int
 ) -> Float[Array, "M R"]:
-    """Energy of each branch over each region, for example over each class.
+    """Mean energy of each branch in each region, for example in each class.
+
+    A mean, so that regions of many and of few examples count alike.
 
     Args:
-      regions: the region of each example, in 0..R-1.
+      regions: the region of each example, in 0..R-1; each occurs.
       num_regions: R.
     """
     energy = example_energy(responses)
-    return jax.ops.segment_sum(energy.T, regions, num_segments=num_regions).T
+    total = jax.ops.segment_sum(energy.T, regions, num_segments=num_regions).T
+    return total / jnp.bincount(regions, length=num_regions)
 
 
 def active_in_regions(

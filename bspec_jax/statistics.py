@@ -1,6 +1,7 @@
 """Rates, means and correlations over trials, with 95 % intervals; NumPy, float64."""
 
 import numpy as np
+from scipy import stats
 
 Z95 = 1.959963984540054  # the 97.5 % point of the standard normal
 
@@ -30,7 +31,7 @@ def rate_interval(outcomes, where=True):
 
 
 def mean_interval(values, where=True):
-    """Mean along the last axis, and its normal 95 % interval.
+    """Mean along the last axis, and Student's 95 % interval.
 
     Args:
       values: `[..., T]`, independent along the last axis.
@@ -45,7 +46,7 @@ def mean_interval(values, where=True):
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = values.sum(-1) / count
         squares = (where * (values - mean[..., None]) ** 2).sum(-1)
-        half = Z95 * np.sqrt(squares / (count - 1) / count)
+        half = stats.t.ppf(0.975, count - 1) * np.sqrt(squares / (count - 1) / count)
     half = np.where(count > 1, half, np.inf)
     return mean, np.stack([mean - half, mean + half], -1)
 

@@ -34,7 +34,6 @@ from experiments.classify_analysis import CONTROL, Job, Responses, analyse
 from experiments.tables import observation_lines
 
 NAME = "classify"
-INITIAL_EXAMPLES = 2000  # test examples that the networks before training are shown
 COUNTS = (
     "branches",
     "sweep_branches",
@@ -185,7 +184,7 @@ def load_data(config: Config) -> data.Dataset:
             f"--batch-size {config.batch_size} is more than the {have} training "
             "examples"
         )
-    check_selection(config, config.branches, len(dataset.class_names))
+    check_selection(config, config.branches, dataset.test.labels)
     return dataset
 
 
@@ -204,8 +203,7 @@ def finish(config: Config, job: Job, dataset: data.Dataset) -> None:
     stats = classifier.calibrate(
         network, **start, images=dataset.train.images, pixels=pixels
     )
-    shown = dataset.test.images[:INITIAL_EXAMPLES]
-    initial = predict(start["params"], stats, shown, pixels)
+    initial = predict(start["params"], stats, dataset.test.images, pixels)
     path.parent.mkdir(exist_ok=True)
     files.save_arrays(path, {"trained": trained, "initial": initial})
 
@@ -322,15 +320,12 @@ def measure(config: Config, dataset: data.Dataset) -> dict:
 
 def load_responses(config: Config, num_examples: int, num_classes: int) -> dict:
     """The responses of every network."""
-    shown = min(INITIAL_EXAMPLES, num_examples)
     loaded = {}
     for job in config.jobs():
-        like = {
-            "trained": np.empty((job.branches, num_examples, num_classes)),
-            "initial": np.empty((job.branches, shown, num_classes)),
-        }
+        like = np.empty((job.branches, num_examples, num_classes))
         path = predictions_path(config.workdir, job.name)
-        loaded[job.name] = Responses(**files.load_arrays(path, like))
+        arrays = files.load_arrays(path, dict.fromkeys(Responses._fields, like))
+        loaded[job.name] = Responses(**arrays)
     return loaded
 
 
@@ -358,12 +353,14 @@ def export_pruned(config: Config, dataset: data.Dataset, active: np.ndarray) -> 
 def draw(config: Config, results: dict) -> dict:
     """The figures of finished results, by file name."""
     classes, networks = results["classes"], results["networks"]
-    check_selection(config, results["config"]["branches"], len(classes))
     shown = load_examples(config)
+    check_selection(config, results["config"]["branches"], shown["labels"])
     drawn = {
         "fig05_covariance": figures.branch_covariances(results["covariances"]),
         "fig06_outputs": figures.branch_outputs(networks[0], classes),
-        "fig07_confidence": figures.branch_confidence(classes, **shown),
+        "fig07_confidence": figures.branch_confidence(
+            classes, shown["confidence"], shown["labels"]
+        ),
         "classify_training": figures.classifier_training(results["curves"]),
         "classify_ablation": figures.branch_ablation(results),
         "classify_enrichment": figures.branch_enrichment(
@@ -384,12 +381,14 @@ def draw(config: Config, results: dict) -> dict:
     return drawn
 
 
-def check_selection(config: Config, num_branches: int, num_classes: int) -> None:
-    """Raises FlagError for a branch or class that there is not."""
-    for name, have in zip(
-        config.PRESENTATION, (num_branches, num_classes), strict=True
-    ):
-        run.check_flag(config, name, lambda v, have=have: v < have, f"below {have}")
+def check_selection(config: Config, num_branches: int, labels: np.ndarray) -> None:
+    """Raises FlagError for a branch that there is not, or a class without examples."""
+    run.check_flag(
+        config, "figure_branches", lambda v: v < num_branches, f"below {num_branches}"
+    )
+    have = set(labels.tolist())
+    what = f"a class of the test data ({', '.join(map(str, sorted(have)))})"
+    run.check_flag(config, "figure_classes", have.__contains__, what)
 
 
 def load_examples(config: Config) -> dict:
@@ -422,7 +421,7 @@ def summary(results: dict) -> str:
         *observation_lines(results["observations"], ("value", "initial", "control")),
     ]
     if results["config"]["repeats"] == 1:
-        lines.append("(a verdict needs --repeats of at least 2)")
+        lines.append("(verdicts need several networks: --repeats 5)")
     return "\n".join(lines)
 
 

@@ -124,11 +124,12 @@ def main(config: Config) -> None:
     if config.checkpoint is not None:
         case = hessian_checkpoint.prepare(config.checkpoint, config.leaves)
     workdir = run.start(config, NAME)
-    if config.checkpoint is None:
-        results, table = toys(config, workdir), summary
-    else:
-        table = hessian_checkpoint.summary
-        results = hessian_checkpoint.measure(workdir, case, config.examples)
+    with jax.default_matmul_precision("highest"):  # else ten bits on some GPUs
+        if config.checkpoint is None:
+            results, table = toys(config, workdir), summary
+        else:
+            table = hessian_checkpoint.summary
+            results = hessian_checkpoint.measure(workdir, case, config.examples)
     run.conclude(workdir, config, results, started, partial(draw, workdir), table)
 
 

@@ -27,6 +27,7 @@ from experiments.tables import number
 FIRST_LAYER = ("stem/kernel",)
 EXAMPLES = 128
 CHUNK = 32  # examples at a time
+MOST_PARAMETERS = 8192  # of all branches: 0.25 GiB, and minutes for its eigenvalues
 
 
 class Stage(NamedTuple):
@@ -51,7 +52,8 @@ def prepare(path: Path, leaves: tuple[str, ...] | None) -> Case:
     """Reads the checkpoint and the data that it was trained on.
 
     Raises:
-      UserError: without such a checkpoint, its data, or a leaf of that name.
+      UserError: without such a checkpoint, its data, or a leaf of that name, and where
+        the leaves are too large.
     """
     last = classifier.load(path)
     leaves = tuple(leaves or FIRST_LAYER)
@@ -60,6 +62,11 @@ def prepare(path: Path, leaves: tuple[str, ...] | None) -> Case:
     except ValueError as error:
         raise run.FlagError(f"--leaves: {error}") from None
     size = sum(leaf.size for leaf in jax.tree.leaves(chosen))
+    if size > MOST_PARAMETERS:
+        raise run.FlagError(
+            f"--leaves chooses {size:,} parameters in all branches, and the Hessian is "
+            f"taken of at most {MOST_PARAMETERS:,}: choose fewer"
+        )
     dataset = data.load(**last.description["data"])
     return Case(path, last, leaves, size, dataset)
 
@@ -79,19 +86,23 @@ def measure(workdir: Path, case: Case, num_examples: int | None) -> dict:
     hessians, tasks = {}, {}
     for clamp in dict.fromkeys((trained_with, "none")):
         loss = partial(classification_loss, clamp=clamp)
-        records, scales = [], None
+        records, factors, scales = [], None, None
         for stage in stages:
             respond = gradients.frozen_responses(
                 last.network, stage.batch_stats, train=False
             )
             name = f"{clamp}_{stage.step}"  # in hessians.npz
             h = hessian(workdir, name, respond, loss, stage, images, labels, leaves)
-            factors = section8(respond, loss, stage, images, labels, leaves, scales)
-            scales = factors.pop("scales")
+            if not stage.step or scales:  # relative to those at initialisation
+                args = stage.params, images, labels
+                shares, scales = section8(respond, loss, leaves, *args, scales)
+                factors = {"thresholds": gradients.THRESHOLDS, **shares}
             hessians[name] = h
             spectra = {"whole": spectrum(h), "branches": branch_spectra(h)}
             measured = {**block_measures(h), "spectra": spectra}
-            records.append({"step": stage.step, "hessian": name, **measured, **factors})
+            records.append(
+                {"step": stage.step, "hessian": name, **measured, "factors": factors}
+            )
         tasks["classify" if clamp == trained_with else "classify_unclamped"] = {
             "clamp": clamp,
             "stages": records,
@@ -148,20 +159,13 @@ def hessian(workdir, name, respond, loss, stage, images, labels, leaves) -> np.n
     return h
 
 
-def section8(respond, loss, stage, images, labels, leaves, scales) -> dict:
-    """Shares of vanishing factors of the gradient, relative to their first size.
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def section8(respond, loss, leaves, params, images, labels, scales):
+    """Shares of vanishing factors of the gradient, and the scales they are relative to.
 
     Args:
-      scales: initial root mean squares of both factors; None at the first stage.
+      scales: initial root mean squares of both factors; None at initialisation.
     """
-    args = stage.params, images, labels
-    shares, scales = factor_shares(respond, loss, leaves, *args, scales)
-    return {"factors": {"thresholds": gradients.THRESHOLDS, **shares}, "scales": scales}
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def factor_shares(respond, loss, leaves, params, images, labels, scales):
-    """Shares of both factors, and the scales they are relative to."""
     f = jax.vmap(respond, (None, 0))(params, images).sum(1)
     collaborative = gradients.collaborative_factor(
         lambda f: jax.vmap(loss)(f, labels).sum(), f

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +44,28 @@ def test_the_first_and_the_latest_steps_stay(folder):
 def test_an_unfinished_step_does_not_count(folder):
     (folder / "40.orbax-checkpoint-tmp-1").mkdir()
     assert checkpoints.steps(folder) == [0, 20, 30]
+
+
+def test_what_another_device_saved(tmp_path):
+    script = f"""
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+from pathlib import Path
+import jax, jax.numpy as jnp
+from bspec_jax import checkpoints
+tree = jax.device_put({{"a": jnp.arange(3)}}, jax.devices()[1])
+checkpoints.save(Path({str(tmp_path)!r}), 1, model=tree)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    (model,) = checkpoints.restore(tmp_path, 1, model={"a": jnp.zeros(3, int)})
+    assert_array_equal(model["a"], [0, 1, 2])
+
+
+def test_reading_leaves_alone_what_is_being_written(folder):
+    unfinished = folder / "40.orbax-checkpoint-tmp-1"
+    unfinished.mkdir()
+    checkpoints.restore(folder, 30, model=tree(0))
+    assert unfinished.exists()
 
 
 def test_a_missing_step(folder):

@@ -54,7 +54,7 @@ def test_enrichment_against_counting_all_permutations():
     # Branch 0 is most confident in three of five examples, of which classes 0 0 1.
     confidence = np.array([[2.0, 2.0, 2.0, 0.0, 0.0], [1.0] * 5])
     labels = np.array([0, 0, 1, 1, 1])
-    found = contributions.enrichment(confidence, labels, 2)
+    found = contributions.enrichment(confidence, labels, np.ones(2, bool), 2)
     assert_array_equal(found.count, [[2, 1], [0, 2]])
     assert_allclose(found.expected, [[1.2, 1.8], [0.8, 1.2]])
     ways = math.comb(5, 3)
@@ -71,22 +71,36 @@ def test_enrichment_finds_what_was_planted_and_little_else():
     labels = np.repeat(np.arange(5), 40)
     confidence = rng.normal(size=(4, 200))
     confidence[2, labels == 3] += 3
-    found = contributions.enrichment(confidence, labels, 5)
+    found = contributions.enrichment(confidence, labels, np.ones(4, bool), 5)
     assert found.significant[2, 3]
     others = np.ones((4, 5), bool)
     others[2, 3] = False
     # Branch 2 takes class 3 from the others, so that theirs are below chance.
     assert not found.significant[others].any()
-    assert found.count.sum() == 200
-    assert_allclose(found.count.sum(0), 40)
+    assert found.count.sum() == (confidence.max(0) > 0).sum()
 
 
 def test_many_null_pairs_are_not_significant():
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 10, 2000)
-    found = contributions.enrichment(rng.normal(size=(16, 2000)), labels, 10)
+    values, active = rng.normal(size=(16, 2000)), np.ones(16, bool)
+    found = contributions.enrichment(values, labels, active, 10)
     assert (found.p_value < 0.05).sum() > 2  # as chance has it, before the correction
     assert not found.significant.any()
+
+
+def test_silent_branches_and_examples_against_all_are_not_counted():
+    confidence = np.array([[0.3, -0.2, 0.5, -0.1], [0.4, 0.0, 0.1, -0.3], [9.0] * 4])
+    active = np.array([True, True, False])
+    labels = np.array([0, 0, 1, 1])
+    found = contributions.enrichment(confidence, labels, active, 2)
+    assert_array_equal(found.count, [[0, 1], [1, 0], [0, 0]])
+    nothing = contributions.enrichment(-confidence, labels, active, 2)
+    assert_array_equal(nothing.count, [[1, 0], [0, 1], [0, 0]])
+    silent = contributions.enrichment(confidence, labels, ~np.ones(3, bool), 2)
+    assert_array_equal(silent.count, np.zeros((3, 2)))
+    assert_array_equal(silent.p_value, np.ones((3, 2)))
+    assert not silent.significant.any()
 
 
 def test_most_confident_of_one_class():

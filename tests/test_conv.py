@@ -1,3 +1,6 @@
+import re
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,6 +150,45 @@ def test_one_dense_convolution_for_a_shared_input(operands):
     assert convolutions(kernel_gradient, k) == [True, True]
     assert convolutions(jax.vmap(conv.conv), x, k) == [True] * 3  # and on a CPU else
     assert convolutions(jax.vmap(reference), x, k) == [False]
+
+
+def test_the_grouped_forms_of_other_platforms(operands):
+    x, k = operands
+    params = {"strides": (2, 1), "pads": ((1, 0), (0, 2))}
+    y = conv.forward_p.bind(x, k, **params)
+    ct = np.cos(np.arange(y.size)).reshape(y.shape)
+    for primitive, form, pair, size in (
+        (conv.forward_p, partial(conv._together, conv._forward), (x, k), {}),
+        (
+            conv.input_gradient_p,
+            partial(conv._together, conv._input_gradient),
+            (ct, k),
+            {"size": x.shape[2:4]},
+        ),
+        (
+            conv.kernel_gradient_p,
+            conv._kernel_gradient_together,
+            (x, ct),
+            {"size": k.shape[1:3]},
+        ),
+    ):
+        expected = primitive.bind(*pair, **params, **size)
+        assert_allclose(form(*pair, **params, **size), expected, atol=1e-12)
+
+
+def test_a_gpu_gets_the_convolutions_that_vmap_makes(operands):
+    x, k = operands
+
+    def groups(f):
+        def gradient(x, k):
+            return jax.grad(lambda *a: (jax.vmap(f)(*a) ** 2).sum(), (0, 1))(x, k)
+
+        lowered = jax.jit(gradient).trace(x, k).lower(lowering_platforms=("cuda",))
+        found = re.findall(r"(batch|feature)_group_count = (\d+)", lowered.as_text())
+        return sorted(found)
+
+    assert groups(conv.conv) == groups(reference)
+    assert ("batch", "3") in groups(conv.conv)  # the kernel's gradient
 
 
 def test_channels_that_do_not_fit():

@@ -264,14 +264,18 @@ def test_folders_that_are_not_as_they_must_be(tmp_path):
     (tmp_path / "test").mkdir()
     refuses("train holds no folder of a class")
     (tmp_path / "train" / "cat").mkdir()
+    refuses("train holds a single class")
+    (tmp_path / "train" / "eel").mkdir()
     refuses("test holds no folder of a class")
     (tmp_path / "test" / "dog").mkdir()
     refuses("test/dog is of a class that .*train lacks")
     (tmp_path / "test" / "dog").rename(tmp_path / "test" / "cat")
     refuses("train/cat holds no image")
-    for split in ("train", "test"):
-        Image.new("RGB", (4, 4)).save(tmp_path / split / "cat" / "0.png")
-    assert load("folder", tmp_path, validation_examples=0).train.labels == [0]
+    for folder in ("train/cat", "train/eel", "test/cat"):
+        Image.new("RGB", (4, 4)).save(tmp_path / folder / "0.png")
+    data = load("folder", tmp_path, validation_examples=0)
+    assert sorted(data.train.labels) == [0, 1]
+    assert_array_equal(data.test.labels, [0])
     broken = tmp_path / "test" / "cat" / "1.png"
     broken.write_bytes(b"no png")
     refuses("cannot read .*test/cat/1.png as an image")

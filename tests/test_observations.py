@@ -8,13 +8,18 @@ from bspec_jax.observations import evaluate, evaluate_hessian, holds, index_of_q
     ("number", "interval", "control", "expected"),
     [
         (1, (0.6, 0.7), (0.9, 1.0), True),
-        (1, (0.75, 0.85), (0.9, 1.0), False),  # the interval reaches over 0.8
-        (1, (0.6, 0.7), (0.65, 0.9), False),  # and here into the control's
+        (1, (0.85, 0.88), (0.9, 1.0), False),  # all of it is above 0.8
+        (1, (0.75, 0.85), (0.9, 1.0), None),  # the interval reaches over 0.8
+        (1, (0.6, 0.7), (0.65, 0.9), None),  # and here into the control's
+        (1, (0.6, 0.7), (0.4, 0.5), False),  # the control is better
         (3, (0.6, 0.7), (0.1, 0.2), True),
-        (3, (0.45, 0.7), (0.1, 0.2), False),
-        (3, (0.6, 0.7), (0.5, 0.65), False),
+        (3, (0.45, 0.7), (0.1, 0.2), None),
+        (3, (0.6, 0.7), (0.5, 0.65), None),
+        (3, (0.3, 0.4), (0.1, 0.2), False),
+        (3, (0.6, 0.7), (0.8, 0.9), False),
         (6, (1.0, 1.4), None, True),
-        (6, (1.4, 1.6), None, False),
+        (6, (1.4, 1.6), None, None),
+        (6, (1.6, 1.7), None, False),
         (5, (0.1, 0.2), (np.nan, np.nan), None),
         (1, (-np.inf, np.inf), (0.9, 1.0), None),  # a single run
     ],
@@ -119,7 +124,8 @@ def hessian_stage(ratio, control, difference, half=0.01):
         ((0.4, 1.0, 0.3), (0.9, 1.0, 0), (True, True)),
         ((0.6, 1.0, 0.3), (0.9, 1.0, 0), (False, True)),  # over half the control
         ((0.4, 1.0, 0.3), (0.41, 1.0, 0), (False, True)),  # not below initialisation
-        ((0.4, 1.0, 0.005), (0.9, 1.0, 0), (True, False)),  # the interval holds 0
+        ((0.4, 1.0, 0.005), (0.9, 1.0, 0), (True, None)),  # the interval holds 0
+        ((0.4, 1.0, -0.3), (0.9, 1.0, 0), (True, False)),
         ((np.nan, 1.0, np.nan), (0.9, 1.0, 0), (None, None)),
         ((0.4, 1.0, 0.3), (np.nan, 1.0, 0), (None, True)),
     ],

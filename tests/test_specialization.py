@@ -120,8 +120,8 @@ def test_index_alone_misleads_for_independent_noise():
 def test_example_and_region_energy():
     v = jnp.array([[[1.0, 2.0], [0.0, 3.0], [1.0, 1.0]], [[0.0, 0.0]] * 3])
     assert_allclose(sp.example_energy(v), [[5, 9, 2], [0, 0, 0]])
-    energy = sp.region_energy(v, jnp.array([1, 0, 1]), 3)
-    assert_allclose(energy, [[9, 7, 0], [0, 0, 0]])
+    energy = sp.region_energy(v, jnp.array([1, 0, 1]), 2)
+    assert_allclose(energy, [[9, 3.5], [0, 0]])
 
 
 def test_active_in_regions_with_a_tie_and_an_empty_region():

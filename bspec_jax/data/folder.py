@@ -23,14 +23,17 @@ def find(data_dir: Path | None, image_size: int | None) -> Source:
     pixels), grey ones if all of the set are grey, otherwise RGB.
 
     Raises:
-      UserError: if a folder is missing or empty, the test data have a class that the
-        training data lack, or a file cannot be read as an image.
+      UserError: if a folder is missing or empty, there are fewer than two classes, the
+        test data have one that the training data lack, or a file cannot be read as an
+        image.
     """
     if data_dir is None:
         raise UserError(f"the set `folder` needs its folder: {LAYOUT}")
     train = _subfolder(data_dir, "train")
     test = _subfolder(data_dir, "test", "val")
     classes = tuple(_class_names(train))
+    if len(classes) < 2:
+        raise UserError(f"{train} holds a single class: there is nothing to tell apart")
     if unknown := sorted(set(_class_names(test)) - set(classes)):
         raise UserError(
             f"{test / unknown[0]} is of a class that {train} lacks; a class must have "

@@ -97,13 +97,13 @@ def branch_outputs(network: Mapping, classes: Sequence[str]) -> Figure:
     """Figure 6: what each branch says of each class, and how loudly.
 
     Left: mean over the examples of a class of the branch's output for that class.
-    Right: root mean square of the norm of all its outputs there. By default branches
-    are in their own order; their state (active or silent) is on the right.
+    Right: root mean square of the norm of all its outputs there. A class without
+    examples stays empty.
     """
     outputs, norms = floats(network["class_outputs"]), floats(network["class_norms"])
     figure = Figure(figsize=(8.4, 0.19 * len(outputs) + 1.9))
     left, right = figure.subplots(1, 2)
-    limit = np.abs(outputs).max(initial=1e-12)
+    limit = np.nanmax(np.abs(outputs), initial=1e-12)
     for ax, values, label, options in (
         (
             left,
@@ -145,7 +145,6 @@ def branch_confidence(
     classes: Sequence[str],
     confidence: np.ndarray,
     labels: np.ndarray,
-    images: np.ndarray | None = None,
 ) -> Figure:
     """Figure 7: confidence of each branch in the true class of 20 examples a class.
 
@@ -184,7 +183,7 @@ def branch_confidence(
     )
     ax.set_yticks(range(0, len(values), 1 if len(values) <= 16 else 4))
     ax.set(
-        xlabel=f"{SAMPLES} test examples of each class",
+        xlabel=f"test examples, {SAMPLES} of each class where there are as many",
         ylabel="branch $k$",
         title="Confidence in the true class (red) and in others (blue)",
     )
@@ -214,12 +213,11 @@ def most_confident_images(
     blocks = []
     for label in labels_shown:
         for branch in branches:
-            top = most_confident(confidence[branch], labels, label, share)
-            others = [b for b in branches if b != branch]
-            common = sum(
-                np.isin(top, most_confident(confidence[b], labels, label, share)).sum()
-                for b in others
+            top, *others = (
+                most_confident(confidence[b], labels, label, share)
+                for b in (branch, *(b for b in branches if b != branch))
             )
+            common = np.isin(top, np.concatenate([[], *others])).sum()
             blocks.append((label, branch, top, common))
     heights = [-(-len(top) // SHOWN) for _, _, top, _ in blocks]
     figure = Figure(figsize=(9.6, 0.45 * sum(heights) + 0.3 * len(blocks) + 0.4))
@@ -231,7 +229,7 @@ def most_confident_images(
         ax.axis("off")
         first, last = confidence[branch][top[[0, -1]]]
         also = (
-            f"; {common} of {len(top)} also in the other's" if len(branches) > 1 else ""
+            f"; {common} of {len(top)} in another's, too" if len(branches) > 1 else ""
         )
         ax.set_title(
             f"{classes[label]}, branch {branch}: confidence {first:.2f} to "
@@ -265,7 +263,7 @@ def branch_outputs_sweep(networks: Sequence[Mapping], classes: Sequence[str]) ->
     )
     for (left, right), one in zip(grid, networks, strict=True):
         outputs = floats(one["class_outputs"])
-        limit = np.abs(outputs).max(initial=1e-12)
+        limit = np.nanmax(np.abs(outputs), initial=1e-12)
         image = left.imshow(
             outputs, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto"
         )

@@ -12,8 +12,10 @@ memory, one after another. Plain vmap is given fewer images, being so slow. Take
 """
 
 import dataclasses
+import multiprocessing
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from typing import Literal, get_args
 
@@ -25,7 +27,7 @@ from bspec_jax import run
 from bspec_jax.adapters import from_linen
 from bspec_jax.branching import sum_of_branches
 from bspec_jax.classifier import Pixels
-from bspec_jax.classifier_training import Recipe, training
+from bspec_jax.classifier_training import Recipe, Training, training
 from bspec_jax.conv import conv_general_dilated
 from bspec_jax.models.resnet import WIDTHS, ResNet
 from experiments.benchmarks.measuring import median_seconds, process
@@ -71,20 +73,18 @@ def time_form(config: Config) -> dict:
     batch = config.slow_batch_size if slow else config.batch_size
     images = rng.integers(0, 256, (config.batch_size, size, size, 3), np.uint8)[:batch]
     labels = rng.integers(0, 10, config.batch_size)[:batch]
-    plain = config.form == "plain_vmap"
-    conv = jax.lax.conv_general_dilated if plain else conv_general_dilated
-    module = ResNet(WIDTHS["paper"], last_scale=0.05, conv_general_dilated=conv)
-    network = sum_of_branches(from_linen(module), m)
-    recipe = Recipe(1, batch_size=batch, crop_padding=0, flip=False, **OPTIONS)
-    train = training(network, recipe, PIXELS, total_steps=10**6)  # a constant rate
-    state = train.init(jax.random.key(config.seed), jnp.asarray(images[:1]))
     if config.form in get_args(Form)[2:]:
         from experiments.benchmarks import branched_resnet_torch
 
+        # Initialised in a process of its own, whose memory does not count.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            params = pool.submit(initial_params, config, batch).result()
         work = branched_resnet_torch.step(
-            jax.device_get(state.params), images, labels, PIXELS, OPTIONS, config.form
+            params, images, labels, PIXELS, OPTIONS, config.form
         )
     else:
+        train = training_of(config, batch)
+        state = train.init(jax.random.key(config.seed), jnp.asarray(images[:1]))
         data = jnp.asarray(images), jnp.asarray(labels), np.arange(batch)
 
         def work():
@@ -102,6 +102,23 @@ def time_form(config: Config) -> dict:
         "compilation_seconds": first - seconds,
         "losses": losses,
     }
+
+
+def training_of(config: Config, batch: int) -> Training:
+    """The training of the first M, with XLA's own convolution for plain vmap."""
+    plain = config.form == "plain_vmap"
+    conv = jax.lax.conv_general_dilated if plain else conv_general_dilated
+    module = ResNet(WIDTHS["paper"], last_scale=0.05, conv_general_dilated=conv)
+    network = sum_of_branches(from_linen(module), config.branches[0])
+    recipe = Recipe(1, batch_size=batch, crop_padding=0, flip=False, **OPTIONS)
+    return training(network, recipe, PIXELS, total_steps=10**6)  # a constant rate
+
+
+def initial_params(config: Config, batch: int) -> dict:
+    """The parameters that every form starts from, NumPy."""
+    image = jnp.zeros((1, config.image_size, config.image_size, 3), jnp.uint8)
+    state = training_of(config, batch).init(jax.random.key(config.seed), image)
+    return jax.device_get(state.params)
 
 
 def compare(config: Config) -> dict:
