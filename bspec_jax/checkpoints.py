@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -54,21 +56,18 @@ def restore(folder: Path, step: int, **like: Any) -> list[Any]:
     Raises:
       UserError: if the step is missing, damaged or of another network.
     """
-    items = {
-        name: ocp.args.StandardRestore(jax.tree.map(_abstract, tree))
-        for name, tree in like.items()
-    }
     path = folder / str(step)
     if not path.is_dir():
         raise UserError(f"no checkpoint at {path}")
     with _stray_errors_ignored():
         try:
-            with _manager(folder, read_only=True) as manager:
-                restored = manager.restore(step, args=ocp.args.Composite(**items))
+            with ocp.StandardCheckpointer() as reader:
+                return [
+                    _read(reader, (path / name).resolve(), tree)
+                    for name, tree in like.items()
+                ]
         except Exception as error:  # Orbax and TensorStore raise many kinds
             reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-        else:
-            return [restored[name] for name in like]
     raise UserError(
         f"the checkpoint {path} is damaged or of another network; delete it and resume "
         f"from the one before ({reason})"
@@ -103,16 +102,14 @@ def description(folder: Path) -> dict:
     return read_json(folder / DESCRIPTION, "network")
 
 
-def _manager(folder: Path, read_only: bool = False) -> ocp.CheckpointManager:
+def _manager(folder: Path) -> ocp.CheckpointManager:
     kept = preservation_policy.AnyPreservationPolicy(
         [preservation_policy.LatestN(KEPT), preservation_policy.CustomSteps([0])]
     )
     options = ocp.CheckpointManagerOptions(
         preservation_policy=kept,
         enable_async_checkpointing=False,
-        # A reader must not clean up what a training is about to write.
-        cleanup_tmp_directories=not read_only,
-        read_only=read_only,
+        cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager(folder.resolve(), options=options)
 
@@ -129,6 +126,12 @@ def _stray_errors_ignored() -> Iterator[None]:
         sys.unraisablehook = hook
 
 
-def _abstract(leaf):
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+def _read(reader: ocp.StandardCheckpointer, path: Path, like: Any) -> Any:
+    # By way of NumPy, since the device that they were saved from need not exist here.
+    read = reader.restore(
+        path, jax.tree.map(lambda leaf: np.empty((), leaf.dtype), like)
+    )
+    for leaf, expected in zip(*map(jax.tree.leaves, (read, like)), strict=True):
+        if (leaf.shape, leaf.dtype) != (expected.shape, expected.dtype):
+            raise ValueError(f"{leaf.shape} is not {expected.shape}")
+    return jax.tree.map(jnp.asarray, read)

@@ -26,7 +26,7 @@ CORE = {
 EXTERNAL_OF_CORE = {"jax", "numpy", "jaxtyping", "scipy"}  # JAX itself needs SciPy
 # What each other module may import besides the standard library and the core.
 MAY_IMPORT = {
-    "checkpoints": {"jax", "orbax"},
+    "checkpoints": {"jax", "numpy", "orbax"},
     "classifier": {"jax", "jaxtyping", "numpy"},
     "classifier_training": {"jax", "jaxtyping", "numpy", "optax"},
     "adapters": {"flax", "jax"},
