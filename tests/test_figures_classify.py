@@ -150,7 +150,9 @@ def test_enrichment_shows_counts_and_marks_what_is_beyond_chance():
         "count": [[8, 1], [0, 4]],
         "expected": [[4.0, 4.0], [4.0, 1.0]],
         "significant": [[True, False], [False, False]],
+        "significant_pairs": {"trained": 1, "before training": 0},
     }
     ax = figures.branch_enrichment(data, CLASSES[:2]).axes[0]
     assert [text.get_text() for text in ax.texts] == ["8*", "1", "4"]
     assert_allclose(ax.images[0].get_array(), [[1, -2], [-3, 2]])  # at most 3
+    assert ax.get_xlabel() == "pairs beyond chance: 1 trained; 0 before training"

@@ -381,6 +381,9 @@ def branch_enrichment(enrichment: Mapping, classes: Sequence[str]) -> Figure:
         title="Examples whose most confident branch is $k$ (* beyond chance)",
         ylabel="branch $k$",
     )
+    pairs = enrichment["significant_pairs"]
+    told = "; ".join(f"{number} {name}" for name, number in pairs.items())
+    ax.set_xlabel(f"pairs beyond chance: {told}", fontsize=7)
     figure.colorbar(
         ScalarMappable(norm, DIVERGING), ax=ax, label="$\\log_2$ (count / chance)"
     )

@@ -1,5 +1,6 @@
 """Seconds and memory, measured alike in every benchmark."""
 
+import os
 import statistics
 import subprocess
 import sys
@@ -21,8 +22,10 @@ def median_seconds(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(seconds)
 
 
-def process(module: str, *flags: str) -> tuple[dict, dict]:
+def process(module: str, *flags: str, **environment: str) -> tuple[dict, dict]:
     """Runs `python -m MODULE` in a new folder, as one process; Linux.
+
+    `environment` is set in addition to this process's own.
 
     Returns its wall `seconds` and its `peak_gib` of memory, and the results it saved.
     """
@@ -31,7 +34,7 @@ def process(module: str, *flags: str) -> tuple[dict, dict]:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         started = time.perf_counter()
         peak = 0.0
-        with subprocess.Popen(command, **quiet) as child:
+        with subprocess.Popen(command, env=os.environ | environment, **quiet) as child:
             while child.poll() is None:
                 peak = max(peak, resident_peak(child.pid))
                 time.sleep(0.02)

@@ -1,0 +1,224 @@
+"""Ways to convolve many branches on a CPU: why `bspec_jax.conv` does as it does.
+
+    python -m experiments.benchmarks.conv_forms
+
+The 3 x 3 convolution of each stage of the slim ResNet (5, 11, 22, 43 channels at 32,
+16, 8, 4 pixels) for M branches, forward and with both gradients: this project, what
+vmap makes of XLA's own, and what else suggests itself. All forms compute the same, from
+their own layout, into which nothing is counted. Then this project's again under XLA's
+options for kernel libraries, each in a process of its own. Takes about 5 minutes.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from bspec_jax import conv, run
+from experiments.benchmarks.measuring import median_seconds, process
+
+NAME = "benchmark_conv_forms"
+MODULE = "experiments.benchmarks.conv_forms"
+LAYERS = ((5, 32), (11, 16), (22, 8), (43, 4))  # channels and pixels
+OPTIONS = (
+    "--xla_cpu_use_onednn=true --xla_cpu_experimental_onednn_custom_call=true",
+    "--xla_cpu_use_xnnpack=true",
+    "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION",
+    "--xla_cpu_multi_thread_eigen=false",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(run.RunConfig):
+    """Flags of the benchmark of convolutions."""
+
+    branches: int = 16
+    """Number of branches M."""
+    batch_size: int = 128
+    """Images."""
+    repeats: int = 5
+    """Runs of each, of which the median counts."""
+    forms: tuple[str, ...] = ()
+    """Forms to time alone. Default: all, and XLA's options."""
+
+    def check(self) -> None:
+        super().check()
+        for name in ("branches", "batch_size", "repeats"):
+            run.check_flag(self, name, lambda v: v >= 1, "at least 1")
+        if self.forms:
+            what = f"one of {', '.join(FORMS)}"
+            run.check_flag(self, "forms", FORMS.__contains__, what)
+
+
+def plain(x, k):
+    """One branch: x `[N, H, W, C]`, k `[3, 3, C, O]`."""
+    return lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=conv.LAYOUT)
+
+
+def shifts(x, axes):
+    """The nine shifted images, padded with zeros, in the order of the window."""
+    pads = [(1, 1) if axis in axes else (0, 0) for axis in range(x.ndim)]
+    padded = jnp.pad(x, pads)
+    sizes = [x.shape[axis] for axis in axes]
+    for start in product(range(3), range(3)):
+        part = padded
+        for axis, low, size in zip(axes, start, sizes, strict=True):
+            part = lax.slice_in_dim(part, low, low + size, axis=axis)
+        yield start, part
+
+
+def shifted_products(x, k):
+    """Nine batched products of `[N H W, C]` with `[C, O]`."""
+    return sum(
+        jnp.einsum("mnhwc,mco->mnhwo", part, k[:, i, j])
+        for (i, j), part in shifts(x, (2, 3))
+    )
+
+
+def patches(x, k):
+    """One batched product of `[N H W, 9 C]` with `[9 C, O]` (im2col)."""
+    m, n, h, w, _ = x.shape
+    columns = jnp.concatenate([part for _, part in shifts(x, (2, 3))], -1)
+    rows = columns.reshape(m, n * h * w, -1)
+    return (rows @ k.reshape(m, -1, k.shape[-1])).reshape(m, n, h, w, -1)
+
+
+def batch_last(x, k):
+    """Shifted multiply-adds that XLA fuses; x `[M, C, H, W, N]`."""
+    parts = {
+        (*start, c): part[:, c]
+        for start, part in shifts(x, (2, 3))
+        for c in range(x.shape[1])
+    }
+    factors = k[..., None, None, None]
+    outputs = [
+        sum(factors[:, i, j, c, o] * part for (i, j, c), part in parts.items())
+        for o in range(k.shape[-1])
+    ]
+    return jnp.stack(outputs, 1)
+
+
+def branches_last(x, k):
+    """The same with branches and channels as the last axes; x `[N, H, W, M, C]`."""
+    return sum(
+        (part[..., None] * k[:, i, j]).sum(-2) for (i, j), part in shifts(x, (1, 2))
+    )
+
+
+def block_diagonal(x, k):
+    """Pairs of branches as one convolution of twice the channels, half of them zero."""
+    zero = jnp.zeros_like(k[0])
+    outputs = []
+    for i in range(0, len(x) - 1, 2):
+        kernel = jnp.block([[k[i], zero], [zero, k[i + 1]]])
+        both = plain(jnp.concatenate([x[i], x[i + 1]], -1), kernel)
+        outputs += jnp.split(both, 2, -1)
+    outputs += [plain(x[i], k[i]) for i in range(len(outputs), len(x))]
+    return jnp.stack(outputs)
+
+
+BRANCHES_FIRST = (0, 1, 2, 3, 4)
+# A form, and where its layout has the axes M, N, H, W, C.
+FORMS: dict[str, tuple[Callable, tuple[int, ...]]] = {
+    "here": (jax.vmap(conv.conv), BRANCHES_FIRST),
+    "vmap": (jax.vmap(plain), BRANCHES_FIRST),
+    "shifted_products": (shifted_products, BRANCHES_FIRST),
+    "patches": (patches, BRANCHES_FIRST),
+    "batch_last": (batch_last, (0, 4, 2, 3, 1)),
+    "branches_last": (branches_last, (1, 2, 3, 0, 4)),
+    "block_diagonal": (block_diagonal, BRANCHES_FIRST),
+}
+
+
+def time_layer(config: Config, form: str, channels: int, size: int) -> dict:
+    """GFLOP/s forward, and with the gradients of x and k."""
+    f, axes = FORMS[form]
+    m, n = config.branches, config.batch_size
+    first, second, third = jax.random.split(jax.random.key(config.seed), 3)
+    x = jax.random.normal(first, (m, n, size, size, channels))
+    k = jax.random.normal(second, (m, 3, 3, channels, channels))
+    weights = jax.random.normal(third, x.shape)
+    x_in, weights_in = (jnp.transpose(a, axes) for a in (x, weights))
+    forward = jax.jit(f)
+    gradients = jax.jit(lambda x, k, ct: jax.vjp(f, x, k)[1](ct))
+    y, forward_seconds = timed(config, forward, x_in, k)
+    (dx, dk), gradient_seconds = timed(config, gradients, x_in, k, weights_in)
+    back = np.argsort(axes)
+    y, dx = (jnp.transpose(a, back) for a in (y, dx))
+    expected = reference(x, k, weights)
+    flops = 2 * 9 * x.size * channels
+    return {
+        "channels": channels,
+        "size": size,
+        "forward": flops / forward_seconds / 1e9,
+        "gradients": 2 * flops / gradient_seconds / 1e9,
+        "difference": max(map(relative, (y, dx, dk), expected)),
+    }
+
+
+def timed(config: Config, f: Callable, *args):
+    """What `f` returns, and its median seconds; a slow one is run once."""
+    wait = jax.block_until_ready
+    out = wait(f(*args))
+    once = median_seconds(lambda: wait(f(*args)), 1)
+    if once > 2:
+        return out, once
+    return out, median_seconds(lambda: wait(f(*args)), config.repeats)
+
+
+@jax.jit
+def reference(x, k, ct):
+    """Output and gradients, branch by branch."""
+    found = []
+    for branch in zip(x, k, ct, strict=True):
+        y, pullback = jax.vjp(plain, *branch[:2])
+        found.append((y, *pullback(branch[2])))
+    return [jnp.stack(parts) for parts in zip(*found, strict=True)]
+
+
+def relative(a, b) -> float:
+    """Largest difference, relative to the largest value."""
+    return float(jnp.abs(a - b).max() / jnp.abs(b).max())
+
+
+def compare(config: Config) -> dict:
+    """All forms, then this project's with each of XLA's options."""
+    results = {}
+    for form in config.forms or FORMS:
+        # Its program grows with the square of the channels.
+        layers = LAYERS[:2] if form == "batch_last" else LAYERS
+        results[form] = [time_layer(config, form, *layer) for layer in layers]
+        show(form, results[form])
+    if not config.forms:
+        flags = ("--branches", config.branches, "--batch-size", config.batch_size)
+        flags += ("--repeats", config.repeats, "--forms", "here")
+        for option in OPTIONS:
+            _, found = process(MODULE, *map(str, flags), XLA_FLAGS=option)
+            results[option] = found["forms"]["here"]
+            show(option, results[option])
+    return {"forms": results}
+
+
+def show(form: str, layers: list[dict]) -> None:
+    numbers = [f"{one['forward']:5.1f} {one['gradients']:5.1f}" for one in layers]
+    numbers += ["          -"] * (len(LAYERS) - len(layers))
+    differ = max(one["difference"] for one in layers)
+    print(f"{form[-28:]:28}  {'  '.join(numbers)}   {differ:.0e}", flush=True)
+
+
+def main(config: Config) -> None:
+    started = time.perf_counter()
+    workdir = run.start(config, NAME)
+    heading = "  ".join(f"{f'{c} channels':>11}" for c, _ in LAYERS)
+    print(f"GFLOP/s, forward and both gradients\n{'form':28}  {heading}   differ")
+    run.save_results(workdir, config, compare(config), started)
+    print(f"results in {workdir}")
+
+
+if __name__ == "__main__":
+    run.command_line(Config, main, "benchmarks.conv_forms", __doc__)
