@@ -41,6 +41,7 @@ COUNTS = (
     "epochs",
     "batch_size",
     "train_examples",
+    "test_examples",
     "image_size",
     "log_every",
     "checkpoint_every",
@@ -51,6 +52,7 @@ DATA_FLAGS = (
     "image_size",
     "train_examples",
     "validation_examples",
+    "test_examples",
 )
 LEARNING_RATES = {"sgd": 0.005, "adamw": 0.001}
 WIDTHS_HELP = f"one of {', '.join(WIDTHS)}, or four integers"
@@ -71,6 +73,8 @@ class Config(run.RunConfig):
     """Train on so many examples only, for small machines. Default: all."""
     validation_examples: int = 5000
     """Training examples that are held out; their accuracy is logged each epoch."""
+    test_examples: int | None = None
+    """Report on so many test examples only, drawn at random. Default: all."""
     branches: int = 16
     """Number of branches M."""
     widths: tuple[str, ...] = ("paper",)

@@ -115,13 +115,17 @@ def test_the_real_fashion_mnist():
     assert_allclose(data.std, 0.353, atol=5e-4)
 
 
-def load_indices(folder, **options):
-    """The split of a set whose image of index i holds the value i."""
-    count = 40
+def write_indices(folder, count=40):
+    """A set whose image of index i holds the value i."""
     for names in fashion_mnist.FILES.values():
         values = np.arange(count, dtype=np.uint8)
         write_idx(folder / names[0], values.repeat(4).reshape(count, 2, 2))
         write_idx(folder / names[1], values % 10)
+
+
+def load_indices(folder, count=40, **options):
+    """Which examples of such a set the parts have."""
+    write_indices(folder, count)
     data = load("fashion_mnist", folder, **options)
     for part in (data.train, data.validation):
         assert_array_equal(part.labels, part.images[:, 0, 0, 0] % 10)
@@ -147,6 +151,24 @@ def test_the_validation_split(tmp_path):
     assert len(none) == 0
 
 
+def test_some_of_the_test_data(tmp_path):
+    write_indices(tmp_path)
+
+    def test_part(count, seed=0):
+        options = {"test_examples": count, "validation_examples": 15, "seed": seed}
+        part = load("fashion_mnist", tmp_path, **options).test
+        assert_array_equal(part.labels, part.images[:, 0, 0, 0] % 10)
+        return part.images[:, 0, 0, 0].tolist()
+
+    some = test_part(12)
+    assert len(set(some)) == 12
+    assert some != sorted(some)
+    assert test_part(7) == some[:7]
+    assert test_part(12, seed=1) != some
+    with pytest.raises(FlagError, match="--test-examples 41 is more than the 40 test"):
+        test_part(41)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -159,6 +181,7 @@ def test_the_validation_split(tmp_path):
             "--validation-examples 10 leaves of 40",
         ),
         ({"train_examples": 0}, "--train-examples must be at least 1, got 0"),
+        ({"test_examples": 0}, "--test-examples must be at least 1, got 0"),
         ({"image_size": 0}, "--image-size must be at least 1, got 0"),
     ],
 )

@@ -43,13 +43,14 @@ def load(
     seed: int = 0,
     validation_examples: int = 5000,
     train_examples: int | None = None,
+    test_examples: int | None = None,
     image_size: int | None = None,
 ) -> Dataset:
     """Reads a set of images.
 
     The validation examples are drawn from the training data by a permutation that
     `seed` alone determines, and the training examples are the next ones of it, so
-    that fewer of them are a subset of more. The test data are never touched.
+    that fewer of them are a subset of more; as are fewer test examples.
 
     Args:
       dataset: "fashion_mnist" (IDX files, or TensorFlow Datasets), "folder" (images in
@@ -60,6 +61,7 @@ def load(
       seed: of the permutation.
       validation_examples: how many; 0 for none.
       train_examples: how many. Default: all the rest.
+      test_examples: how many of the test data. Default: all, in their own order.
       image_size: side of the squares that images become (the central square of each,
         bicubic). Default: as they are, and 32 for a folder.
 
@@ -68,7 +70,12 @@ def load(
         which command or flag would mend it.
       FlagError: if more examples are asked for than there are, or a number is negative.
     """
-    _check_numbers(validation_examples, train_examples, image_size)
+    _check_numbers(
+        validation_examples,
+        train_examples=train_examples,
+        test_examples=test_examples,
+        image_size=image_size,
+    )
     data_dir = Path(data_dir).expanduser() if data_dir else None
     source = _find(dataset, data_dir, image_size)
     chosen, held_out = _permuted(
@@ -78,7 +85,7 @@ def load(
     validation = Split(train.images[:0], train.labels[:0])
     if held_out.size:
         validation = source.train.read(held_out)
-    test = source.test.read(np.arange(source.test.count))
+    test = source.test.read(_test_indices(source.test.count, seed, test_examples))
     check_one_shape({part.images.shape[1:] for part in (train, validation, test)})
     mean, std = channel_statistics(train.images)
     if source.name == "cifar10":
@@ -110,15 +117,15 @@ def channel_statistics(
     return mean, np.where(constant, 1.0, np.sqrt(variance))
 
 
-def _check_numbers(validation_examples, train_examples, image_size):
+def _check_numbers(validation_examples, **positive):
     if validation_examples < 0:
         raise FlagError(
             f"--validation-examples must be at least 0, got {validation_examples}"
         )
-    if train_examples is not None and train_examples < 1:
-        raise FlagError(f"--train-examples must be at least 1, got {train_examples}")
-    if image_size is not None and image_size < 1:
-        raise FlagError(f"--image-size must be at least 1, got {image_size}")
+    for name, value in positive.items():
+        if value is not None and value < 1:
+            flag = "--" + name.replace("_", "-")
+            raise FlagError(f"{flag} must be at least 1, got {value}")
 
 
 def _find(name: str, data_dir: Path | None, image_size: int | None) -> Source:
@@ -136,6 +143,16 @@ def _find(name: str, data_dir: Path | None, image_size: int | None) -> Source:
                 + f", or `{prepared.command(name, data_dir)}`"
             )
     return prepared.find(name, data_dir, image_size)
+
+
+def _test_indices(count, seed, test_examples):
+    if test_examples is None:
+        return np.arange(count)
+    if test_examples > count:
+        raise FlagError(
+            f"--test-examples {test_examples} is more than the {count} test images"
+        )
+    return np.random.default_rng(seed).permutation(count)[:test_examples]
 
 
 def _permuted(count, seed, validation_examples, train_examples):

@@ -68,7 +68,7 @@ def branch_covariances(panels: Mapping[str, Sequence]) -> Figure:
     Args:
       panels: title: matrix `[M, M]`.
     """
-    figure = Figure(figsize=(3.0 * len(panels) + 0.4, 3.0))
+    figure = Figure(figsize=(3.0 * len(panels) + 0.4, 2.6))
     axes = np.atleast_1d(figure.subplots(1, len(panels)))
     for ax, (title, matrix) in zip(axes, panels.items(), strict=True):
         image = _matrix(ax, floats(matrix))
@@ -229,7 +229,9 @@ def most_confident_images(
         ax.axis("off")
         first, last = confidence[branch][top[[0, -1]]]
         also = (
-            f"; {common} of {len(top)} in another's, too" if len(branches) > 1 else ""
+            f"; {common} of {len(top)} are also in another branch's top"
+            if len(branches) > 1
+            else ""
         )
         ax.set_title(
             f"{classes[label]}, branch {branch}: confidence {first:.2f} to "
