@@ -3,7 +3,7 @@
 A step is a pure function of the state, the key and the data: step t takes its images
 from the permutation of its epoch and draws its augmentation from `fold_in(key, t)`, so
 that the position in the data is the step, and a resumed training ends bit for bit as
-one that was never stopped.
+one that was never stopped (on a GPU with `XLA_FLAGS=--xla_gpu_deterministic_ops=true`).
 """
 
 from collections.abc import Callable
