@@ -13,12 +13,13 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 ActivityRule = Literal["norm", "variance"]
 
 
-def response_matrix(responses: Float[Array, "M N *C"]) -> Float[Array, "M NC"]:
+def response_matrix(responses: Float[ArrayLike, "M N *C"]) -> Float[Array, "M NC"]:
     """F: one row per branch, F_ij = v_i(x_j); outputs of any shape are flattened.
 
     Source: section 4.1.
@@ -26,13 +27,13 @@ def response_matrix(responses: Float[Array, "M N *C"]) -> Float[Array, "M NC"]:
     return _wide(responses).reshape(responses.shape[0], -1)
 
 
-def response_norms(responses: Float[Array, "M N *C"]) -> Float[Array, " M"]:
+def response_norms(responses: Float[ArrayLike, "M N *C"]) -> Float[Array, " M"]:
     """Euclidean norm of each branch's responses over the data (a row of F)."""
     return jnp.linalg.norm(response_matrix(responses), axis=1)
 
 
 def active_branches(
-    responses: Float[Array, "M N *C"],
+    responses: Float[ArrayLike, "M N *C"],
     *,
     rule: ActivityRule = "norm",
     threshold: float = 0.1,
@@ -57,7 +58,7 @@ def active_branches(
 
 
 def covariance(
-    responses: Float[Array, "M N *C"], *, centred: bool = False
+    responses: Float[ArrayLike, "M N *C"], *, centred: bool = False
 ) -> Float[Array, "M M"]:
     """F F^T, uncentred as in the paper; `centred` subtracts each branch's mean first.
 
@@ -93,7 +94,8 @@ def mean_correlation(
 
 
 def specialization_index(
-    covariance: Float[Array, "M M"], num_branches: Int[Array, ""] | int | None = None
+    covariance: Float[ArrayLike, "M M"],
+    num_branches: Int[Array, ""] | int | None = None,
 ) -> Float[Array, ""]:
     """S = (M - sum_ij c_ij^2 / sum_i c_ii^2) / (M - 1).
 
@@ -107,6 +109,7 @@ def specialization_index(
       num_branches: M, if the matrix is padded with zeros. Default: its size.
     Source: the authors' later code; not in the paper.
     """
+    covariance = jnp.asarray(covariance)
     m = covariance.shape[0] if num_branches is None else num_branches
     scaled = covariance / _positive(jnp.diagonal(covariance).max())
     diagonal = (jnp.diagonal(scaled) ** 2).sum()
@@ -114,13 +117,15 @@ def specialization_index(
     return jnp.where((diagonal > 0) & (m > 1), (m - ratio) / jnp.maximum(m - 1, 1), 0)
 
 
-def example_energy(responses: Float[Array, "M N *C"]) -> Float[Array, "M N"]:
+def example_energy(responses: Float[ArrayLike, "M N *C"]) -> Float[Array, "M N"]:
     """||v_k(x_j)||^2, the energy of branch k at example j."""
     return (_wide(responses) ** 2).reshape(*responses.shape[:2], -1).sum(-1)
 
 
 def region_energy(
-    responses: Float[Array, "M N *C"], regions: Int[Array, " N"], num_regions: int
+    responses: Float[ArrayLike, "M N *C"],
+    regions: Int[ArrayLike, " N"],
+    num_regions: int,
 ) -> Float[Array, "M R"]:
     """Mean energy of each branch in each region, for example in each class.
 
@@ -130,7 +135,7 @@ def region_energy(
       regions: the region of each example, in 0..R-1; each occurs.
       num_regions: R.
     """
-    energy = example_energy(responses)
+    energy, regions = example_energy(responses), jnp.asarray(regions)
     total = jax.ops.segment_sum(energy.T, regions, num_segments=num_regions).T
     return total / jnp.bincount(regions, length=num_regions)
 
@@ -182,9 +187,9 @@ class Specialization(NamedTuple):
 
 
 def measure(
-    responses: Float[Array, "M N *C"],
+    responses: Float[ArrayLike, "M N *C"],
     *,
-    energy: Float[Array, "M R"] | None = None,
+    energy: Float[ArrayLike, "M R"] | None = None,
     num_branches: Int[Array, ""] | int | None = None,
     rule: ActivityRule = "norm",
     threshold: float = 0.1,
@@ -205,7 +210,7 @@ def measure(
     # Every measure is invariant to scale; at this one no square over- or underflows.
     responses = _wide(responses)
     responses = responses / _positive(jnp.abs(responses).max())
-    energy = example_energy(responses) if energy is None else energy
+    energy = example_energy(responses) if energy is None else jnp.asarray(energy)
     energy = energy / _positive(energy.max())
     active = active_branches(responses, rule=rule, threshold=threshold)
     in_region = active_in_regions(energy, threshold)
@@ -240,6 +245,7 @@ def _at_least_share_of_largest(size, threshold):
 
 def _wide(x):
     """At least float32: squares of shorter floats overflow."""
+    x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from helpers import ROOT, command, without_timing
 from numpy.testing import assert_allclose, assert_array_equal
 from test_data import write_idx
 
-from bspec_jax import checkpoints, classifier, contributions, data
+from bspec_jax import checkpoints, classifier, contributions, data, run
 from bspec_jax.data import fashion_mnist
 from bspec_jax.data.augmentation import normalise
 from bspec_jax.losses import classification_loss
 from bspec_jax.models.resnet import WIDTHS
+from experiments import classify as experiment
+from experiments import hessian_checkpoint
 
 FIGURES = {
     "fig05_active",
@@ -216,9 +219,9 @@ def test_a_killed_run_resumes_bit_for_bit(finished, shared, images):
     assert 0 < checkpoints.steps(folder)[-1] < 90
     resuming_a_damaged_copy_is_one_line(shared, images, workdir)
     finish(classify(shared, *flags_for(images, workdir), "--resume"))
-    one, other = (classifier.load(run) for run in (whole, workdir))
+    one, other = (classifier.load(folder) for folder in (whole, workdir))
     assert one.step == other.step == 90
-    for a, b in zip(*(leaves(run) for run in (one, other)), strict=True):
+    for a, b in zip(*(leaves(loaded) for loaded in (one, other)), strict=True):
         assert_array_equal(a, b)
     assert without_timing(workdir) == without_timing(whole)
     _, err = finish(classify(shared, *flags_for(images, workdir), "--resume"), 1)
@@ -275,10 +278,16 @@ MISSING = ("--dataset", "folder", "--data-dir", "missing")
         (("--learning-rate", 0), 2, "--learning-rate must be positive"),
     ],
 )
-def test_wrong_input_is_one_line(shared, images, tmp_path, flags, status, message):
+def test_wrong_input_is_one_line(
+    images, tmp_path, monkeypatch, capsys, flags, status, message
+):
     base = ("--dataset", "fashion_mnist", "--data-dir", images)
     given = (*base, "--validation-examples", 60, "--workdir", tmp_path / "run", *flags)
-    out, err = finish(classify(shared, *given), status)
+    monkeypatch.setattr(sys, "argv", ["classify", *map(str, given)])
+    with pytest.raises(SystemExit) as end:
+        run.command_line(experiment.Config, experiment.main, "classify", "")
+    assert end.value.code == status
+    out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1, err
     assert message in err
@@ -289,18 +298,22 @@ def test_widths_by_number(finished, shared, images, tmp_path):
     # The same as the preset; a run of other flags is not resumed.
     workdir, _, _ = finished
     widths = tuple(map(str, WIDTHS["tiny"]))
-    from experiments.classify import Config
-
-    assert Config(widths=widths).widths_list == WIDTHS["tiny"]
+    assert experiment.Config(widths=widths).widths_list == WIDTHS["tiny"]
     changed = [*flags_for(images, workdir), "--resume", "--branches", 4]
     _, err = finish(classify(shared, *changed), 1)
     assert "has --branches 3, not 4" in err
 
 
+def test_leaves_that_are_too_large(finished, monkeypatch):
+    monkeypatch.setattr(hessian_checkpoint, "MOST_PARAMETERS", 53)
+    with pytest.raises(run.FlagError, match="chooses 54 parameters in all branches"):
+        hessian_checkpoint.prepare(finished[0], None)
+
+
 def test_the_hessian_of_the_checkpoint(finished, shared, images):
-    run, results, _ = finished
+    trained, results, _ = finished
     workdir = shared / "hessian"
-    flags = ("--checkpoint", run, "--examples", 20, "--workdir", workdir)
+    flags = ("--checkpoint", trained, "--examples", 20, "--workdir", workdir)
     out, _ = finish(classify(shared, *flags, experiment="hessian"))
     assert "M = 3, 54 parameters of stem/kernel, 20 examples" in out
     found = json.loads((workdir / "results.json").read_text())
@@ -308,7 +321,7 @@ def test_the_hessian_of_the_checkpoint(finished, shared, images):
         "fig05_hessian",
         "fig05_hessian_unclamped",
     }
-    last = classifier.load(run)
+    last = classifier.load(trained)
     about = data.load("fashion_mnist", images, validation_examples=60)
     x = normalise(jnp.asarray(about.train.images[:20]), *last.pixels)
     labels = jnp.asarray(about.train.labels[:20])
@@ -340,6 +353,6 @@ def test_the_hessian_of_the_checkpoint(finished, shared, images):
     assert not np.allclose(h, first, rtol=0.1)
     saturated = results["saturated_coordinates"] > 0
     assert np.allclose(h, clamped) != saturated
-    bad = ("--checkpoint", run, "--leaves", "stem/bias", "--workdir", shared / "no")
+    bad = ("--checkpoint", trained, "--leaves", "stem/bias", "--workdir", shared / "no")
     _, err = finish(classify(shared, *bad, experiment="hessian"), 2)
     assert err.splitlines()[-1].count("--leaves: ") == 1
