@@ -32,17 +32,16 @@ def active_against_branches(sweep: Mapping) -> Figure:
     branches = sweep["branches"]
     ax.plot(branches, branches, color="0.8", lw=1, ls=":", label="all $M$")
     series = (
-        ("active", "o-", COLOURS[0], sweep["active"]),
-        ("silent", "s-", COLOURS[1], sweep["silent"]),
-        ("active in the control", "o--", "0.5", sweep["control_active"]),
+        ("active in the control", "o-", "0.75", 5, sweep["control_active"]),
+        ("active", "o-", COLOURS[0], 1.5, sweep["active"]),
+        ("silent", "s-", COLOURS[1], 1.5, sweep["silent"]),
     )
-    for label, style, colour, values in series:
+    for label, style, colour, width, values in series:
         values = floats(values)
         if np.isnan(values).all():
             continue
-        ax.plot(
-            branches, np.maximum(values, 0.5), style, color=colour, ms=4, label=label
-        )
+        shown = np.maximum(values, 0.5)
+        ax.plot(branches, shown, style, color=colour, lw=width, ms=4, label=label)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
     ticks = [0.5, *(2**i for i in range(int(np.log2(max(branches))) + 1))]
@@ -279,7 +278,8 @@ def branch_outputs_sweep(networks: Sequence[Mapping], classes: Sequence[str]) ->
         )
         figure.colorbar(image, ax=left, pad=0.01)
         image = _matrix(right, floats(one["covariance"]))
-        figure.colorbar(image, ax=right, pad=0.01)
+        # As tall as the matrix, which is not as tall as its part of the grid.
+        figure.colorbar(image, cax=right.inset_axes([1.03, 0, 0.04, 1]))
     _class_axis(grid[-1][0], classes)
     figure.suptitle("Mean output for the true class, and covariance", fontsize=10)
     return figure
