@@ -111,7 +111,7 @@ def training(
             "loss": loss / (network.num_branches if recipe.separate else 1),
             "accuracy": (f.argmax(-1) == labels).mean(),
             "saturated": (jnp.abs(f) >= 1).all(-1).mean(),
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": optax.tree.norm(gradient),
             "energy": (v**2).sum((1, 2)) / labels.size,
         }
         return TrainState(state.step + 1, params, stats, opt_state), log

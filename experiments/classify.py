@@ -1,14 +1,17 @@
-"""Image classification by a sum of slim ResNets: Figures 5 to 8, 16 and 17.
+r"""Image classification by a sum of slim ResNets: Figures 5 to 8, 16 and 17.
 
     python -m experiments.classify                                # the paper's setting
     python -m experiments.classify --sweep-branches 2 4 8 16 32   # and Figures 5.1, 17
-    python -m experiments.classify --dataset fashion_mnist ...    # see the README
+    python -m experiments.classify --dataset fashion_mnist --optimizer adamw \
+        --train-examples 40000 --validation-examples 1000 --epochs 2 --batch-size 64 \
+        --crop-padding 0
 
 Trains M branches on the sum's loss (section 6), and as a control as many branches that
 are trained separately and then summed; measures how the branches of both divide the
 classes, at initialisation too; removes branches and exports the network without its
-silent ones. The Hessian of its checkpoint: `python -m experiments.hessian
---checkpoint RUN`.
+silent ones. The last command takes 51 minutes on 2 cores, and gives a test accuracy of
+0.906, and 0.887 for the control (seed 0). The Hessian of its checkpoint:
+`python -m experiments.hessian --checkpoint RUN`.
 """
 
 import dataclasses

@@ -160,7 +160,7 @@ def test_diverging_trials_are_failures_and_counted(tmp_path, capsys):
     assert data["diverged"] == [5, 5]
     assert data["success_rate"] == [0, 0]
     assert data["mean_active"] == [None, None]
-    assert "undefined" in capsys.readouterr().out
+    assert "undecided" in capsys.readouterr().out
 
 
 def test_phase_covers_its_grid(tmp_path):

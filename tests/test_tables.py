@@ -17,7 +17,7 @@ def test_a_line_for_each_observation():
     assert heading.split() == ["observation", "value", "control", "limit"]
     assert [line.split()[-4:] for line in lines] == [
         ["0.750", "-", "0.5", "holds"],
-        ["0.250", "0.100", "0.5", "undefined"],
+        ["0.250", "0.100", "0.5", "undecided"],
     ]
     end = heading.index("value") + len("value")
     assert [line[:end].split()[-1] for line in lines] == ["0.750", "0.250"]
