@@ -1,6 +1,11 @@
 """Errors that the user can mend; `run.command_line` prints them as one line."""
 
 
+def flag(name: str) -> str:
+    """The flag that sets the field of a config: `image_size`, `--image-size`."""
+    return "--" + name.replace("_", "-")
+
+
 class UserError(Exception):
     """What the user can mend, said in one line; `status` is the exit status."""
 

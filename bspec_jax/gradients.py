@@ -141,22 +141,19 @@ def distributive_norms(
     return jax.lax.map(one, examples, batch_size=chunk_size).T
 
 
-def factor_scales(
-    respond: Respond,
-    params: Tree,
-    examples: Tree,
-    collaborative: Float[Array, "N *C"],
-    *,
-    chunk_size: int = 32,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Root mean squares of |dv_k/dw| (a norm over C) and of ||D_collab||.
-
-    Those at initialisation are what the shares of section 8 are relative to.
-    """
+def distributive_scale(
+    respond: Respond, params: Tree, examples: Tree, *, chunk_size: int = 32
+) -> Float[Array, ""]:
+    """Root mean square of |dv_k/dw|, a norm over C, over parameters and examples."""
     norms = distributive_norms(respond, params, examples, chunk_size=chunk_size)
     size = sum(leaf[0].size for leaf in jax.tree.leaves(params))
+    return jnp.sqrt((norms**2).mean() / size)
+
+
+def collaborative_scale(collaborative: Float[Array, "N *C"]) -> Float[Array, ""]:
+    """Root mean square of ||D_collab||, a norm over C, over examples."""
     squares = jnp.sum(collaborative**2, range(1, collaborative.ndim))
-    return jnp.sqrt((norms**2).mean() / size), jnp.sqrt(squares.mean())
+    return jnp.sqrt(squares.mean())
 
 
 def distributive_shares(
@@ -171,7 +168,7 @@ def distributive_shares(
     """Share of (parameter, example) pairs with |dv_k/dw| below thresholds * scale.
 
     |dv_k/dw| is a norm over C. Section 8 conjectures that this share is large at
-    equilibrium, with `scale` the root mean square at initialisation (`factor_scales`).
+    equilibrium, with `scale` the `distributive_scale` at initialisation.
     """
     bounds = jnp.array(thresholds) * scale
 
@@ -192,7 +189,10 @@ def collaborative_shares(
     *,
     thresholds: tuple[float, ...] = THRESHOLDS,
 ) -> Float[Array, " thresholds"]:
-    """Share of examples with ||D_collab|| below thresholds * scale (section 8)."""
+    """Share of examples with ||D_collab|| below thresholds * scale (section 8).
+
+    `scale` is the `collaborative_scale` at initialisation.
+    """
     size = jnp.linalg.norm(collaborative.reshape(len(collaborative), -1), axis=1)
     return (size < jnp.array(thresholds)[:, None] * scale).mean(1)
 

@@ -26,7 +26,7 @@ import jax
 import tyro
 from tqdm import tqdm
 
-from bspec_jax.errors import FlagError, UserError
+from bspec_jax.errors import FlagError, UserError, flag
 from bspec_jax.files import read_json, to_json, write_json
 
 SCHEMA = 1  # of results.json
@@ -54,7 +54,7 @@ class RunConfig:
         check_flag(self, "seed", lambda v: 0 <= v < 2**32, "in 0..2^32-1")
         for name in ("resume", "figures_only"):
             if getattr(self, name) and self.workdir is None:
-                raise FlagError(f"{_flag(name)} needs --workdir, the folder of the run")
+                raise FlagError(f"{flag(name)} needs --workdir, the folder of the run")
 
     def settings(self) -> dict:
         """What determines the results, as JSON: all flags but where and how to run."""
@@ -77,14 +77,10 @@ def check_flag(
     """
     value = getattr(config, name)
     if value == ():
-        raise FlagError(f"{_flag(name)} needs at least one value")
+        raise FlagError(f"{flag(name)} needs at least one value")
     for item in value if isinstance(value, tuple) else (value,):
         if item is not None and not valid(item):
-            raise FlagError(f"{_flag(name)} must be {what}, got {item}")
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+            raise FlagError(f"{flag(name)} must be {what}, got {item}")
 
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -172,7 +168,7 @@ def _check_resumable(workdir: Path, config: RunConfig, name: str) -> None:
     if differing:
         key = differing[0]
         raise UserError(
-            f"the run in {workdir} has {_flag(key)} {saved.get(key)}, not "
+            f"the run in {workdir} has {flag(key)} {saved.get(key)}, not "
             f"{wanted[key]}; resume it with the flags in its config.json"
         )
     if (workdir / "results.json").exists():

@@ -66,7 +66,7 @@ def analyse(
         },
         "covariances": {name: sp.covariance(v) for name, v in compared.items()},
         "networks": networks,
-        **observations(jobs, responses, labels),
+        **observations(networks, responses, labels),
     }
 
 
@@ -111,19 +111,19 @@ def describe_network(v: np.ndarray, labels: np.ndarray) -> dict:
 
 
 def observations(
-    jobs: Sequence[Job], responses: Mapping[str, Responses], labels: np.ndarray
+    networks: Sequence[dict], responses: Mapping[str, Responses], labels: np.ndarray
 ) -> dict:
-    """Observations 1 to 6 over the M of the jobs, with the measures behind them.
+    """Observations 1 to 6 over the M of the networks, with the measures behind them.
 
     Every measure is averaged over the repeats: converged, initial, and for the control,
     which is the first M branches of those that were trained separately. A region is a
     class. The networks of one repeat share a seed, and so the order of the data, which
     makes the interval of observation 6, for independent ones, too wide if anything.
     """
-    sums = {(job.branches, job.repeat): job.name for job in jobs if not job.separate}
+    sums = {(n["branches"], n["repeat"]): n for n in networks if not n["separate"]}
     branches = sorted({m for m, _ in sums})
     repeats = sorted({repeat for _, repeat in sums})
-    apart = {job.repeat: job.name for job in jobs if job.separate}
+    apart = {n["repeat"]: n["name"] for n in networks if n["separate"]}
 
     def measured(stage: str, name: str | None, m: int) -> sp.Specialization:
         if name is None:  # no control: undefined
@@ -137,18 +137,13 @@ def observations(
         return average(sp.Specialization(*map(np.array, fields)))
 
     stages = {
-        "converged": over_all("trained", lambda m, r: sums[m, r]),
-        "initial": over_all("initial", lambda m, r: sums[m, r]),
+        "converged": over_all("trained", lambda m, r: sums[m, r]["name"]),
+        "initial": over_all("initial", lambda m, r: sums[m, r]["name"]),
         "control": over_all("trained", lambda m, r: apart.get(r)),
     }
-    accuracies = [
-        [
-            contributions.accuracy(responses[sums[m, r]].trained.sum(0), labels)
-            for r in repeats
-        ]
-        for m in branches
-    ]
-    accuracy, interval = mean_interval(accuracies)
+    accuracy, interval = mean_interval(
+        [[sums[m, r]["test_accuracy"] for r in repeats] for m in branches]
+    )
     return {
         "observations": evaluate(branches, **stages, success_interval=interval),
         "measures": stages,

@@ -285,8 +285,9 @@ def measure_one(negative_slope, leaves, w, b, x, y, scales=None):
     gradient = gradient(respond, squared_error, params, x, y)
     gradient_norm = jnp.hypot(*map(jnp.linalg.norm, gradient.values()))
     if scales is None:
-        factors = gradients.factor_scales(respond, params, x, collaborative)
-        scales = jnp.stack([*factors, gradient_norm])
+        distributive = gradients.distributive_scale(respond, params, x)
+        scale = gradients.collaborative_scale(collaborative)
+        scales = jnp.stack([distributive, scale, gradient_norm])
     distributive = gradients.distributive_shares(
         respond, params, x, scales[0], thresholds=THRESHOLDS
     )

@@ -83,30 +83,29 @@ def measure(workdir: Path, case: Case, num_examples: int | None) -> dict:
     labels = jnp.asarray(dataset.train.labels[:count])
     stages = stages_of(case)
     trained_with = last.description["clamp"]
-    hessians, tasks = {}, {}
-    for clamp in dict.fromkeys((trained_with, "none")):
-        loss = partial(classification_loss, clamp=clamp)
-        records, factors, scales = [], None, None
-        for stage in stages:
-            respond = gradients.frozen_responses(
-                last.network, stage.batch_stats, train=False
-            )
+    clamps = tuple(dict.fromkeys((trained_with, "none")))
+    hessians, records, scales = {}, {clamp: [] for clamp in clamps}, {}
+    for stage in stages:
+        respond = gradients.frozen_responses(
+            last.network, stage.batch_stats, train=False
+        )
+        shares = section8(respond, clamps, stage, images, labels, leaves, scales)
+        for clamp in clamps:
+            loss = partial(classification_loss, clamp=clamp)
             name = f"{clamp}_{stage.step}"  # in hessians.npz
             h = hessian(workdir, name, respond, loss, stage, images, labels, leaves)
-            if not stage.step or scales:  # relative to those at initialisation
-                args = stage.params, images, labels
-                shares, scales = section8(respond, loss, leaves, *args, scales)
-                factors = {"thresholds": gradients.THRESHOLDS, **shares}
             hessians[name] = h
             spectra = {"whole": spectrum(h), "branches": branch_spectra(h)}
             measured = {**block_measures(h), "spectra": spectra}
-            records.append(
-                {"step": stage.step, "hessian": name, **measured, "factors": factors}
-            )
-        tasks["classify" if clamp == trained_with else "classify_unclamped"] = {
+            named = {"step": stage.step, "hessian": name}
+            records[clamp].append({**named, **measured, "factors": shares[clamp]})
+    tasks = {
+        "classify" if clamp == trained_with else "classify_unclamped": {
             "clamp": clamp,
-            "stages": records,
+            "stages": records[clamp],
         }
+        for clamp in clamps
+    }
     files.save_arrays(workdir / "hessians.npz", hessians)
     return {
         "branches": last.network.num_branches,
@@ -159,27 +158,43 @@ def hessian(workdir, name, respond, loss, stage, images, labels, leaves) -> np.n
     return h
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def section8(respond, loss, leaves, params, images, labels, scales):
-    """Shares of vanishing factors of the gradient, and the scales they are relative to.
+def section8(respond, clamps, stage, images, labels, leaves, scales: dict) -> dict:
+    """Shares of vanishing factors of the gradient for each clamp; None without a start.
 
-    Args:
-      scales: initial root mean squares of both factors; None at initialisation.
+    The shares are relative to `scales`, which the stage at initialisation fills.
     """
-    f = jax.vmap(respond, (None, 0))(params, images).sum(1)
-    collaborative = gradients.collaborative_factor(
-        lambda f: jax.vmap(loss)(f, labels).sum(), f
+    if stage.step and not scales:
+        return dict.fromkeys(clamps)
+    scale = scales.get("distributive")
+    f, distributive, scales["distributive"] = distributive_shares(
+        respond, leaves, stage.params, images, scale
     )
+    found = {}
+    for clamp in clamps:
+        loss = partial(classification_loss, clamp=clamp)
+        collaborative = gradients.collaborative_factor(
+            lambda f, loss=loss: jax.vmap(loss)(f, labels).sum(), f
+        )
+        if clamp not in scales:
+            scales[clamp] = gradients.collaborative_scale(collaborative)
+        found[clamp] = {
+            "thresholds": gradients.THRESHOLDS,
+            "distributive": distributive,
+            "collaborative": gradients.collaborative_shares(
+                collaborative, scales[clamp]
+            ),
+        }
+    return found
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def distributive_shares(respond, leaves, params, images, scale):
+    """The network's output, its `distributive_shares` and their scale."""
+    f = jax.vmap(respond, (None, 0))(params, images).sum(1)
     respond, chosen = choose_leaves(respond, params, leaves)
-    if scales is None:
-        scales = gradients.factor_scales(respond, chosen, images, collaborative)
-    shares = {
-        "distributive": gradients.distributive_shares(
-            respond, chosen, images, scales[0]
-        ),
-        "collaborative": gradients.collaborative_shares(collaborative, scales[1]),
-    }
-    return shares, scales
+    if scale is None:
+        scale = gradients.distributive_scale(respond, chosen, images)
+    return f, gradients.distributive_shares(respond, chosen, images, scale), scale
 
 
 def draw(workdir: Path, results: dict) -> dict:

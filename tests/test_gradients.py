@@ -147,10 +147,11 @@ def test_scales_of_the_factors(case, shape):
     size = [np.linalg.norm(j.reshape(M, N, C, -1), axis=2).ravel() for j in leaves]
     collaborative = jnp.sin(jnp.arange(np.prod(shape)).reshape(shape))
     rows = np.reshape(collaborative, (N, -1))
-    scales = gradients.factor_scales(respond, params, x, collaborative, chunk_size=2)
+    scale = gradients.distributive_scale(respond, params, x, chunk_size=2)
     expected = np.sqrt(np.mean(np.concatenate(size) ** 2))
-    assert_allclose(scales[0], expected, rtol=1e-6)
-    assert_allclose(scales[1], np.sqrt(np.mean((rows**2).sum(1))), rtol=1e-6)
+    assert_allclose(scale, expected, rtol=1e-6)
+    scale = gradients.collaborative_scale(collaborative)
+    assert_allclose(scale, np.sqrt(np.mean((rows**2).sum(1))), rtol=1e-6)
 
 
 def test_shares_of_small_factors(case):

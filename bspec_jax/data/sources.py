@@ -8,7 +8,7 @@ from jaxtyping import Float64, UInt8
 
 from bspec_jax.data import fashion_mnist, folder, prepared
 from bspec_jax.data.images import Source, Split, check_one_shape
-from bspec_jax.errors import FlagError, UserError
+from bspec_jax.errors import FlagError, UserError, flag
 
 # Per-channel mean and standard deviation that are customary for CIFAR-10. The mean is
 # that of the pixels of its 50,000 training images; the deviation is the mean over
@@ -124,8 +124,7 @@ def _check_numbers(validation_examples, **positive):
         )
     for name, value in positive.items():
         if value is not None and value < 1:
-            flag = "--" + name.replace("_", "-")
-            raise FlagError(f"{flag} must be at least 1, got {value}")
+            raise FlagError(f"{flag(name)} must be at least 1, got {value}")
 
 
 def _find(name: str, data_dir: Path | None, image_size: int | None) -> Source:

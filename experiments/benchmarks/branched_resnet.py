@@ -8,7 +8,7 @@ from the same initial parameters, in six forms: this project; the same with XLA'
 convolution under vmap; with that, and a Python loop over the branches in place of vmap;
 and PyTorch with grouped convolutions, grouped and channels last, and branch by branch.
 Each form and M runs in a process of its own, for its peak memory, one after another.
-Plain vmap is given fewer images, being so slow. Takes about 25 minutes on 2 cores.
+Plain vmap is given fewer images, being so slow. Takes about 15 minutes on 2 cores.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from bspec_jax.classifier import Pixels
 from bspec_jax.classifier_training import Recipe, Training, training
 from bspec_jax.conv import conv_general_dilated
 from bspec_jax.models.resnet import WIDTHS, ResNet
-from experiments.benchmarks.measuring import median_seconds, process
+from experiments.benchmarks.measuring import command_flags, median_seconds, process
 
 if not find_spec("torch"):
     sys.exit('this benchmark needs PyTorch: pip install -e ".[bench]"')
@@ -80,12 +80,12 @@ def time_form(config: Config) -> dict:
 
         # Initialised in a process of its own, whose memory does not count.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            params = pool.submit(initial_params, config, batch).result()
+            params = pool.submit(initial_params, config).result()
         work = branched_resnet_torch.step(
             params, images, labels, PIXELS, OPTIONS, config.form
         )
     else:
-        train = training_of(config, batch)
+        train = training_of(config)
         state = train.init(jax.random.key(config.seed), jnp.asarray(images[:1]))
         data = jnp.asarray(images), jnp.asarray(labels), np.arange(batch)
 
@@ -106,7 +106,7 @@ def time_form(config: Config) -> dict:
     }
 
 
-def training_of(config: Config, batch: int) -> Training:
+def training_of(config: Config) -> Training:
     """The training of the first M, with XLA's own convolution for the other forms."""
     plain = config.form in ("plain_vmap", "unrolled")
     conv = jax.lax.conv_general_dilated if plain else conv_general_dilated
@@ -115,7 +115,7 @@ def training_of(config: Config, batch: int) -> Training:
     if config.form == "unrolled":
         single = sum_of_branches(from_linen(module), 1)
         network = network._replace(responses=partial(looped, single, network))
-    recipe = Recipe(1, batch_size=batch, crop_padding=0, flip=False, **OPTIONS)
+    recipe = Recipe(1, crop_padding=0, flip=False, **OPTIONS)
     return training(network, recipe, PIXELS, total_steps=10**6)  # a constant rate
 
 
@@ -130,21 +130,17 @@ def looped(single: BranchedNetwork, network: BranchedNetwork, params, state, x, 
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *branches)
 
 
-def initial_params(config: Config, batch: int) -> dict:
+def initial_params(config: Config) -> dict:
     """The parameters that every form starts from, NumPy."""
     image = jnp.zeros((1, config.image_size, config.image_size, 3), jnp.uint8)
-    state = training_of(config, batch).init(jax.random.key(config.seed), image)
+    state = training_of(config).init(jax.random.key(config.seed), image)
     return jax.device_get(state.params)
 
 
 def compare(config: Config) -> dict:
     """All forms at each M, each in a process of its own, one after another."""
-    flags = config.settings()
-    words = [
-        str(word)
-        for name in ("seed", "batch_size", "slow_batch_size", "image_size", "repeats")
-        for word in ("--" + name.replace("_", "-"), flags[name])
-    ]
+    names = ("seed", "batch_size", "slow_batch_size", "image_size", "repeats")
+    words = command_flags(config, names)
     module = "experiments.benchmarks.branched_resnet"
     rows = []
     for m in config.branches:

@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from bspec_jax import conv, run
-from experiments.benchmarks.measuring import median_seconds, process
+from experiments.benchmarks.measuring import command_flags, median_seconds, process
 
 NAME = "benchmark_conv_forms"
 MODULE = "experiments.benchmarks.conv_forms"
@@ -195,10 +195,10 @@ def compare(config: Config) -> dict:
         results[form] = [time_layer(config, form, *layer) for layer in layers]
         show(form, results[form])
     if not config.forms:
-        flags = ("--branches", config.branches, "--batch-size", config.batch_size)
-        flags += ("--repeats", config.repeats, "--forms", "here")
+        names = ("seed", "branches", "batch_size", "repeats")
+        flags = [*command_flags(config, names), "--forms", "here"]
         for option in OPTIONS:
-            _, found = process(MODULE, *map(str, flags), XLA_FLAGS=option)
+            _, found = process(MODULE, *flags, XLA_FLAGS=option)
             results[option] = found["forms"]["here"]
             show(option, results[option])
     return {"forms": results}

@@ -27,7 +27,7 @@ from bspec_jax import gradients, hessian, run
 from bspec_jax.branching import from_functions, sum_of_branches
 from bspec_jax.leaves import ravel_branches
 from bspec_jax.losses import classification_loss
-from experiments.benchmarks.measuring import median_seconds, process
+from experiments.benchmarks.measuring import command_flags, median_seconds, process
 
 if not find_spec("curvlinops"):
     sys.exit('this benchmark needs PyTorch and curvlinops: pip install -e ".[bench]"')
@@ -219,9 +219,7 @@ TIMED = {
 
 def compare(config: Config) -> dict:
     """All forms, each in a process of its own, one after another."""
-    flags = config.settings()
-    del flags["form"]
-    words = [str(word) for name in flags for word in (f"--{name}", flags[name])]
+    words = command_flags(config, config.settings().keys() - {"form"})
     forms = {}
     for form in TIMED:
         module = "experiments.benchmarks.hessian_blocks"

@@ -6,10 +6,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bspec_jax import run
+from bspec_jax.errors import flag
 
 
 def median_seconds(work: Callable[[], object], repeats: int) -> float:
@@ -20,6 +21,11 @@ def median_seconds(work: Callable[[], object], repeats: int) -> float:
         work()
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)
+
+
+def command_flags(config: run.RunConfig, names: Iterable[str]) -> list[str]:
+    """These flags with their values, for a process that is to have the same."""
+    return [str(word) for name in names for word in (flag(name), getattr(config, name))]
 
 
 def process(module: str, *flags: str, **environment: str) -> tuple[dict, dict]:
