@@ -7,6 +7,7 @@ one that was never stopped (on a GPU with `XLA_FLAGS=--xla_gpu_deterministic_ops
 """
 
 from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,8 +22,8 @@ from bspec_jax.branching import BranchedNetwork, Tree
 from bspec_jax.classifier import Pixels
 from bspec_jax.data import Split
 from bspec_jax.data.augmentation import augment, normalise
-from bspec_jax.errors import UserError
 from bspec_jax.losses import Clamp, classification_loss
+from bspec_jax.training import train_loop
 
 MOMENTUM = 0.9  # of SGD
 
@@ -178,24 +179,25 @@ def fit(
         state = restore(folder, saved[-1], state)
     else:
         save(folder, state)
-    step = int(state.step)
-    while step < total:
-        epoch, first = divmod(step, per_epoch)
-        order = epoch_order(order_key, epoch, len(labels), recipe.batch_size)
-        next_line = (step // schedule.log_every + 1) * schedule.log_every
-        next_save = (step // schedule.checkpoint_every + 1) * schedule.checkpoint_every
-        stop = min(next_line, next_save, (epoch + 1) * per_epoch)
-        log = []
-        for index in order[first : first + stop - step]:
-            state, entry = train.step(state, step_key, images, labels, index)
-            log.append(entry)
-        log = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(log))
-        _check_finite(folder.name, step, log)
-        step = stop
-        on_log(state, step, step / per_epoch, log)
-        if step % per_epoch == 0 or step % schedule.checkpoint_every == 0:
-            save(folder, state)
-    return state
+
+    @lru_cache(1)
+    def order(epoch):
+        return epoch_order(order_key, epoch, len(labels), recipe.batch_size)
+
+    def advance(state, step):
+        epoch, batch = divmod(step, per_epoch)
+        return train.step(state, step_key, images, labels, order(epoch)[batch])
+
+    return train_loop(
+        advance,
+        state,
+        range(int(state.step), total),
+        log_every=schedule.log_every,
+        save_every=(per_epoch, schedule.checkpoint_every),
+        on_log=lambda state, step, log: on_log(state, step, step / per_epoch, log),
+        save=partial(save, folder),
+        name=folder.name,
+    )
 
 
 def model_of(state: TrainState) -> dict[str, Tree]:
@@ -220,13 +222,3 @@ def restore(folder: Path, step: int, like: TrainState) -> TrainState:
         folder, step, model=model_of(like), training=training
     )
     return TrainState(**model, **training)
-
-
-def _check_finite(name: str, step: int, log: dict) -> None:
-    for quantity, values in log.items():
-        finite = np.isfinite(values.reshape(len(values), -1)).all(1)
-        if not finite.all():
-            raise UserError(
-                f"{name}: {quantity} is not finite at step {step + finite.argmin()}; "
-                "the last checkpoint is kept; try a smaller --learning-rate"
-            )

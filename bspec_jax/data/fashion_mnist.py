@@ -64,6 +64,7 @@ def _part(folder, images_name, labels_name, image_size):
         lambda indices: make_split(
             images[indices][..., None], labels[indices], image_size
         ),
+        lambda: labels.astype(np.int32),
     )
 
 

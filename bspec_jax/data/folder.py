@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bspec_jax.data.images import Part, Source, make_split, square, to_array
+from bspec_jax.data.images import (
+    Part,
+    Source,
+    UnreadableError,
+    make_split,
+    square,
+    to_array,
+)
 from bspec_jax.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -43,7 +50,11 @@ def find(data_dir: Path | None, image_size: int | None) -> Source:
     grey = all(_mode(path) == "L" for part in examples for path, _ in part)
     size = image_size or IMAGE_SIZE
     parts = [
-        Part(len(part), partial(_read, part, "L" if grey else "RGB", size))
+        Part(
+            len(part),
+            partial(_read, part, "L" if grey else "RGB", size),
+            partial(_labels, part),
+        )
         for part in examples
     ]
     return Source("folder", *parts, classes)
@@ -101,6 +112,10 @@ def _read(examples, mode, size, indices: np.ndarray):
     return make_split(images, [label for _, label in chosen], size)
 
 
+def _labels(examples):
+    return np.array([label for _, label in examples], np.int32)
+
+
 def _pixels(path, mode, size):
     try:
         with Image.open(path) as picture:
@@ -110,4 +125,4 @@ def _pixels(path, mode, size):
 
 
 def _unreadable(path):
-    return UserError(f"cannot read {path} as an image: replace it, or remove it")
+    return UnreadableError(f"cannot read {path} as an image: replace it, or remove it")

@@ -7,7 +7,11 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import Image
 
-from bspec_jax.errors import UserError
+from bspec_jax.errors import FlagError, UserError
+
+
+class UnreadableError(UserError):
+    """A file that is no image, or a damaged one."""
 
 
 class Split(NamedTuple):
@@ -26,10 +30,12 @@ class Part(NamedTuple):
 
     count: of the examples.
     read: decodes the examples of the indices `[K]` it is given, in that order.
+    labels: finds the classes of all examples, `[count]`, without decoding any.
     """
 
     count: int
     read: Callable[[np.ndarray], Split]
+    labels: Callable[[], Int32[np.ndarray, " count"]]
 
 
 class Source(NamedTuple):
@@ -39,6 +45,38 @@ class Source(NamedTuple):
     train: Part
     test: Part
     class_names: tuple[str, ...]
+
+
+def of_classes(source: Source, names: Sequence[str]) -> Source:
+    """The examples of some classes, numbered in the order of `names`.
+
+    Raises:
+      FlagError: if there is no class of that name (small or large letters), or it is
+        named twice.
+    """
+    known = [name.lower() for name in source.class_names]
+    chosen = [name.lower() for name in names]
+    for name in chosen:
+        if name not in known:
+            have = ", ".join(source.class_names)
+            raise FlagError(f"--classes: {source.name} has no {name}, it has {have}")
+        if chosen.count(name) > 1:
+            raise FlagError(f"--classes names {name} twice")
+    new = np.full(len(known), -1, np.int32)
+    for label, name in enumerate(chosen):
+        new[known.index(name)] = label
+
+    def part_of(part):
+        labels = new[part.labels()]
+        kept = np.flatnonzero(labels >= 0)
+
+        def read(indices):
+            return Split(part.read(kept[indices]).images, labels[kept[indices]])
+
+        return Part(len(kept), read, lambda: labels[kept])
+
+    classes = tuple(source.class_names[known.index(name)] for name in chosen)
+    return Source(source.name, part_of(source.train), part_of(source.test), classes)
 
 
 def make_split(

@@ -122,7 +122,9 @@ def _part(made, split, num_classes, image_size):
     except (OSError, RuntimeError, ValueError) as error:
         raise _damaged(made, error) from None
     return Part(
-        len(source), partial(_read, made, split, source, num_classes, image_size)
+        len(source),
+        partial(_read, made, split, source, num_classes, image_size),
+        partial(_labels, made, split, num_classes),
     )
 
 
@@ -133,13 +135,27 @@ def _read(made, split, source, num_classes, image_size, indices: np.ndarray):
     except (OSError, RuntimeError, ValueError) as error:
         raise _damaged(made, error) from None
     images = [example["image"] for example in examples]
-    labels = np.array([example["label"] for example in examples], np.int64)
+    labels = _checked_labels(made, split, num_classes, examples)
+    return make_split(images, labels, image_size)
+
+
+def _labels(made, split, num_classes):
+    import tensorflow_datasets as tfds
+
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    with _quiet():
+        examples = list(made.as_data_source(split, decoders=decoders))
+    return _checked_labels(made, split, num_classes, examples)
+
+
+def _checked_labels(made, split, num_classes, examples):
+    labels = np.array([example["label"] for example in examples], np.int32)
     if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
         raise UserError(
             f"the split {split} of {made.name} has examples without a label: choose "
             "another set"
         )
-    return make_split(images, labels, image_size)
+    return labels
 
 
 def _damaged(made, error):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from bspec_jax.data import fashion_mnist, folder, prepared
+from bspec_jax.data import faces, fashion_mnist, folder, prepared
 from bspec_jax.data.images import Source, Split, check_one_shape
 from bspec_jax.errors import FlagError, UserError, flag
 
@@ -54,8 +54,9 @@ def load(
 
     Args:
       dataset: "fashion_mnist" (IDX files, or TensorFlow Datasets), "folder" (images in
-        `data_dir/train/<class>/` and `data_dir/test/<class>/`), or any other set of
-        images and labels in TensorFlow Datasets, such as "cifar10".
+        `data_dir/train/<class>/` and `data_dir/test/<class>/`), "faces" (synthetic
+        ones), or any other set of images and labels in TensorFlow Datasets, such as
+        "cifar10".
       data_dir: where the files are. Default: where the Debian package puts them
         (Fashion-MNIST), or TensorFlow Datasets its own.
       seed: of the permutation.
@@ -76,8 +77,7 @@ def load(
         test_examples=test_examples,
         image_size=image_size,
     )
-    data_dir = Path(data_dir).expanduser() if data_dir else None
-    source = _find(dataset, data_dir, image_size)
+    source = find(dataset, data_dir, image_size)
     chosen, held_out = _permuted(
         source.train.count, seed, validation_examples, train_examples
     )
@@ -127,7 +127,17 @@ def _check_numbers(validation_examples, **positive):
             raise FlagError(f"{flag(name)} must be at least 1, got {value}")
 
 
-def _find(name: str, data_dir: Path | None, image_size: int | None) -> Source:
+def find(
+    name: str, data_dir: Path | str | None = None, image_size: int | None = None
+) -> Source:
+    """A set of images, of which nothing is decoded yet; arguments as of `load`.
+
+    Raises:
+      UserError: if the set or some of its files are missing or damaged.
+    """
+    data_dir = Path(data_dir).expanduser() if data_dir else None
+    if name == "faces":
+        return faces.find(image_size)
     if name == "folder":
         return folder.find(data_dir, image_size)
     if name == "fashion_mnist":

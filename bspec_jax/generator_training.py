@@ -1,0 +1,281 @@
+"""Training a class-transfer generator against a discriminator, resumable.
+
+A step is a pure function of the state, the key and its images: everything random in
+step t comes from `fold_in(key, t)` and the images are those that the data give for t,
+so that a resumed training ends bit for bit as one that was never stopped (on a GPU with
+`XLA_FLAGS=--xla_gpu_deterministic_ops=true`).
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int
+
+from bspec_jax import checkpoints
+from bspec_jax.branching import Tree
+from bspec_jax.data.augmentation import random_flip, random_resized_crop
+from bspec_jax.data.streaming import Batch
+from bspec_jax.generator import ClassTransfer, to_signed
+from bspec_jax.models.stargan import Discriminator
+from bspec_jax.training import train_loop
+
+BETAS = (0.0, 0.99)  # of Adam, as in StarGAN-v2
+
+
+class Recipe(NamedTuple):
+    """How a generator is trained; the defaults are StarGAN-v2's."""
+
+    learning_rate: float = 1e-4  # of both players
+    batch_size: int = 8
+    accumulate: int = 1  # parts of a batch, whose gradients are averaged
+    r1_weight: float = 1.0  # of |grad D|^2 / 2 on real images
+    r1_every: int = 1  # steps from one penalty to the next, which weighs as many times
+    average: float = 0.999  # how much of the generator's running average a step keeps
+    reconstruction_weight: float = 0.0  # of |x - f(x, own class)|, not in the paper
+    flip: bool = True  # mirror each image with probability 1/2
+    crop: float = 0.5  # probability of a random crop, resized
+
+
+class TrainState(NamedTuple):
+    """All that training carries from step to step."""
+
+    step: Int[Array, ""]
+    generator: Tree
+    discriminator: Tree
+    average: Tree  # of the generator over the steps: what is used in the end
+    generator_opt: Tree
+    discriminator_opt: Tree
+
+
+class Training(NamedTuple):
+    """init: `(key, images, labels) -> TrainState`; one image is enough.
+
+    step: `(state, key, images, labels, penalise) -> (state, log)` on bytes
+        `[batch, H, W, C]`, with the gradient penalty if the static `penalise`. It gives
+        up the memory of `state`. The log holds scalars: the losses of both,
+        `real_accuracy` and `fake_accuracy` (shares that the discriminator judges
+        rightly), `penalty` (`r1_every` |grad D|^2 in the steps that have it, else 0)
+        and gradient norms.
+    """
+
+    init: Callable[..., TrainState]
+    step: Callable[..., tuple[TrainState, dict]]
+
+
+def training(
+    model: ClassTransfer, judge: Discriminator, num_classes: int, recipe: Recipe
+) -> Training:
+    """The training of a generator and its discriminator by a recipe, jitted.
+
+    Non-saturating losses on the logit of the class that an image has or is to have;
+    that class is uniform, the image's own included. Both players move at once, by the
+    gradients at the same parameters, so that one pass of the generator serves both.
+
+    Source: appendix E; Mescheder et al., arXiv 1801.04406 (R1); Karras et al., arXiv
+    1912.04958 (a penalty in some steps only).
+    """
+    optimizer = optax.adam(recipe.learning_rate, *BETAS)
+
+    def init(key, images, labels):
+        keys = jax.random.split(key)
+        x = to_signed(images)
+        generator = model.init(keys[0], x, labels)
+        discriminator = judge.init(keys[1], x)
+        return TrainState(
+            jnp.zeros((), int),
+            generator,
+            discriminator,
+            jax.tree.map(jnp.copy, generator),
+            optimizer.init(generator),
+            optimizer.init(discriminator),
+        )
+
+    def logit(discriminator, x, labels):
+        return jnp.take_along_axis(judge.apply(discriminator, x), labels[:, None], 1)
+
+    def on_real(discriminator, x, labels, penalise):
+        """Loss on real images."""
+        if not penalise:
+            real = logit(discriminator, x, labels)
+            return jax.nn.softplus(-real).mean(), (real, 0.0)
+
+        def total(x):
+            real = logit(discriminator, x, labels)
+            return real.sum(), real
+
+        slope, real = jax.grad(total, has_aux=True)(x)
+        penalty = (slope**2).sum((1, 2, 3)).mean()
+        weight = recipe.r1_every * recipe.r1_weight / 2
+        return jax.nn.softplus(-real).mean() + weight * penalty, (real, penalty)
+
+    def gradients(state, key, images, labels, penalise):
+        """Of both players on a part of the batch, and its log."""
+        keys = jax.random.split(key, 3)
+        x = to_signed(images)
+        if recipe.flip:
+            x = random_flip(keys[0], x)
+        if recipe.crop:
+            x = random_resized_crop(keys[1], x, recipe.crop)
+        targets = jax.random.randint(keys[2], labels.shape, 0, num_classes)
+
+        def reconstruct(generator):
+            off = jnp.abs(model.apply(generator, x, labels) - x).mean()
+            return recipe.reconstruction_weight * off
+
+        fake, pull = jax.vjp(lambda p: model.apply(p, x, targets), state.generator)
+        (real_loss, (real, penalty)), on_real_gradient = jax.value_and_grad(
+            on_real, has_aux=True
+        )(state.discriminator, x, labels, penalise)
+        faked, back = jax.vjp(
+            lambda d, fake: logit(d, fake, targets), state.discriminator, fake
+        )
+        # Slopes of softplus(l) for the discriminator, softplus(-l) for the generator.
+        size = len(images)
+        on_fake_gradient = back(jax.nn.sigmoid(faked) / size)[0]
+        of_image = back(-jax.nn.sigmoid(-faked) / size)[1]
+        generator_gradient = pull(of_image)[0]
+        if recipe.reconstruction_weight:
+            more = jax.grad(reconstruct)(state.generator)
+            generator_gradient = jax.tree.map(jnp.add, generator_gradient, more)
+        log = {
+            "generator_loss": jax.nn.softplus(-faked).mean(),
+            "discriminator_loss": real_loss + jax.nn.softplus(faked).mean(),
+            "real_accuracy": (real > 0).mean(),
+            "fake_accuracy": (faked < 0).mean(),
+            "penalty": recipe.r1_every * penalty,
+        }
+        discriminator_gradient = jax.tree.map(
+            jnp.add, on_real_gradient, on_fake_gradient
+        )
+        return generator_gradient, discriminator_gradient, log
+
+    def step(state, key, images, labels, penalise):
+        key = jax.random.fold_in(key, state.step)
+        parts = recipe.accumulate
+        if parts == 1:
+            found = gradients(state, key, images, labels, penalise)
+        else:
+            split = jax.tree.map(
+                lambda a: a.reshape(parts, -1, *a.shape[1:]), (images, labels)
+            )
+            found = jax.lax.map(
+                lambda part: gradients(state, *part, penalise),
+                (jax.random.split(key, parts), *split),
+            )
+            found = jax.tree.map(lambda leaf: leaf.mean(0), found)
+        to_generator, to_discriminator, log = found
+        generator, generator_opt = _update(
+            optimizer, to_generator, state.generator_opt, state.generator
+        )
+        discriminator, discriminator_opt = _update(
+            optimizer, to_discriminator, state.discriminator_opt, state.discriminator
+        )
+        # At first fewer steps are averaged, or the initial values would weigh too much.
+        kept = jnp.minimum(recipe.average, (1 + state.step) / (10 + state.step))
+        average = jax.tree.map(
+            lambda old, new: kept * old + (1 - kept) * new, state.average, generator
+        )
+        log["generator_gradient_norm"] = optax.tree.norm(to_generator)
+        log["discriminator_gradient_norm"] = optax.tree.norm(to_discriminator)
+        state = TrainState(
+            state.step + 1,
+            generator,
+            discriminator,
+            average,
+            generator_opt,
+            discriminator_opt,
+        )
+        return state, log
+
+    once = {"xla_backend_optimization_level": 0}
+    return Training(
+        jax.jit(init, compiler_options=once),
+        jax.jit(step, donate_argnums=0, static_argnums=4),
+    )
+
+
+def _update(optimizer, gradient, opt_state, params):
+    updates, opt_state = optimizer.update(gradient, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+
+class Schedule(NamedTuple):
+    """When `fit` logs and saves, in steps."""
+
+    iterations: int
+    log_every: int = 50
+    checkpoint_every: int = 500
+
+
+def fit(
+    train: Training,
+    recipe: Recipe,
+    batches: Callable[[int], Iterator[Batch]],
+    state: TrainState,
+    key: Array,
+    folder: Path,
+    schedule: Schedule,
+    on_log: Callable[[TrainState, int, dict[str, np.ndarray]], Any],
+    on_batch: Callable[[Batch], Any],
+) -> TrainState:
+    """Trains from `state` to the last step, with checkpoints in `folder`.
+
+    Args:
+      batches: those from a step on; see `data.streaming`.
+      key: of everything random in the steps.
+      on_log, on_batch: told the state, the number of steps done and the log of the
+        steps since the last call, stacked `[K, ...]`; and each batch.
+
+    Raises:
+      UserError: if something that is logged is not finite.
+    """
+    steps = range(int(state.step), schedule.iterations)
+    stream = batches(steps.start)
+
+    def advance(state, step):
+        batch = next(stream)
+        on_batch(batch)
+        penalise = bool(recipe.r1_weight) and step % recipe.r1_every == 0
+        return train.step(state, key, batch.images, batch.labels, penalise)
+
+    return train_loop(
+        advance,
+        state,
+        steps,
+        log_every=schedule.log_every,
+        save_every=(schedule.checkpoint_every,),
+        on_log=on_log,
+        save=partial(save, folder),
+        name=folder.name,
+    )
+
+
+def save(folder: Path, state: TrainState) -> None:
+    """Writes the checkpoint of the state's step."""
+    average, training = _parts(state)
+    checkpoints.save(folder, int(state.step), model=average, training=training)
+
+
+def restore(folder: Path, step: int, like: TrainState) -> TrainState:
+    """Reads what `save` wrote.
+
+    Raises:
+      UserError: if it is missing, damaged or of another network.
+    """
+    average, training = _parts(like)
+    average, training = checkpoints.restore(
+        folder, step, model=average, training=training
+    )
+    return TrainState(average=average, **training)
+
+
+def _parts(state):
+    """What the finished generator is, and what only its training needs."""
+    training = state._asdict()
+    return training.pop("average"), training

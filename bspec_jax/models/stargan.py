@@ -1,0 +1,220 @@
+"""The slim StarGAN-v2 of section 7: a generator's branch, and the discriminator.
+
+branch = adapters.from_linen(Generator(16, 128, num_classes=3))
+net = sum_of_branches(branch, 9, in_axes=(0, None))   # phi_k to branch k, one class
+params, _ = net.init(key, phi, labels)
+fake, _ = net.apply(params, (), phi, labels, residual=r)
+
+Channels double from `base` to at most `cap` at each halving of the image. Source: Choi
+et al., arXiv 1912.01865, appendix A, without style codes: the class enters AdaIN by an
+embedding of the branch's own.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from bspec_jax.conv import conv_general_dilated
+
+LEAK = 0.2
+EPSILON = 1e-5  # of instance norm
+STYLE = 64  # dimensions of a class's embedding
+SMALLEST = 16  # pixels at the bottleneck of the generator
+
+
+class Preset(NamedTuple):
+    """Channels at full size and at most, of a branch and of the discriminator."""
+
+    base: int
+    most: int
+    discriminator_base: int
+    discriminator_most: int
+
+
+# With 3 channels and 3 classes a branch of `paper256` has 2,229,603 parameters at 256
+# pixels (20.1 M in 9 branches), of `small64` 119,475 at 64 and of `small32` 34,371 at
+# 32; the discriminators 20,852,803, 714,515 and 707,491.
+PRESETS = {
+    "paper256": Preset(16, 128, 64, 512),
+    "small64": Preset(8, 32, 16, 128),
+    "small32": Preset(8, 16, 32, 128),
+    "tiny": Preset(2, 4, 4, 8),
+}
+
+HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+SLOPED = partial(nn.leaky_relu, negative_slope=LEAK)
+ROOT_HALF = math.sqrt(0.5)  # keeps the variance of a sum of two
+
+
+def instance_norm(x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
+    """Each image and channel to mean 0 and variance 1."""
+    full = x.astype(jnp.float32)
+    mean = full.mean((1, 2), keepdims=True)
+    variance = ((full - mean) ** 2).mean((1, 2), keepdims=True)
+    return ((full - mean) * jax.lax.rsqrt(variance + EPSILON)).astype(x.dtype)
+
+
+class InstanceNorm(nn.Module):
+    """Instance norm with a scale and a shift for each channel."""
+
+    @nn.compact
+    def __call__(self, x):
+        """`[N, H, W, C]` to the same."""
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        return instance_norm(x) * scale + bias
+
+
+class AdaIN(nn.Module):
+    """Instance norm whose scale and shift are linear in the style."""
+
+    @nn.compact
+    def __call__(self, x, style):
+        """`[N, H, W, C]` and `[N, STYLE]` to `[N, H, W, C]`."""
+        both = nn.Dense(2 * x.shape[-1], kernel_init=HE_NORMAL)(style)
+        scale, shift = jnp.split(both[:, None, None], 2, -1)
+        return (1 + scale) * instance_norm(x) + shift
+
+
+class Block(nn.Module):
+    """Pre-activation residual block of two 3 x 3 convolutions.
+
+    Args:
+      width: channels of the result.
+      norm: of what the two convolutions read: "none", "instance" or "adaptive" (which
+        takes the style).
+      resize: "none", "half" (mean of 2 x 2) or "double" (nearest).
+    """
+
+    width: int
+    norm: str = "none"
+    resize: str = "none"
+    conv_general_dilated: Callable = conv_general_dilated
+
+    @nn.compact
+    def __call__(self, x, style=None):
+        """`[N, H, W, C]`, and `[N, STYLE]` if adaptive, to `[N, H', W', width]`."""
+        conv = partial(
+            nn.Conv,
+            kernel_init=HE_NORMAL,
+            conv_general_dilated=self.conv_general_dilated,
+        )
+        middle = self.width if self.norm == "adaptive" else x.shape[-1]
+        y = SLOPED(self._normalise(x, style))
+        if self.resize == "double":
+            y = double(y)
+        y = conv(middle, (3, 3))(y)
+        if self.resize == "half":
+            x, y = half(x), half(y)
+        y = conv(self.width, (3, 3))(SLOPED(self._normalise(y, style)))
+        # At the smaller size, which is the same for a convolution of 1 x 1.
+        if x.shape[-1] != self.width:
+            x = conv(self.width, (1, 1), use_bias=False, name="shortcut")(x)
+        if self.resize == "double":
+            x = double(x)
+        return (x + y) * ROOT_HALF
+
+    def _normalise(self, x, style):
+        if self.norm == "adaptive":
+            return AdaIN()(x, style)
+        return InstanceNorm()(x) if self.norm == "instance" else x
+
+
+def half(x):
+    """Mean of 2 x 2 pixels."""
+    return nn.avg_pool(x, (2, 2), (2, 2))
+
+
+def double(x):
+    """Each pixel becomes 2 x 2."""
+    return x.repeat(2, 1).repeat(2, 2)
+
+
+class Generator(nn.Module):
+    """One branch: an image and the class it is to become, to a component of that image.
+
+    Args:
+      base, most: channels at full size, and their limit.
+      num_classes: C.
+
+    log2(size) - 4 blocks halve the image, two and two stay at the bottleneck, as many
+    double it again, with the class in all of the second half; instance norm, leaky ReLU
+    and a 1 x 1 convolution make the component, without tanh.
+    """
+
+    base: int
+    most: int
+    num_classes: int
+    conv_general_dilated: Callable = conv_general_dilated
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "N H W C"], labels: Int[Array, " N"]
+    ) -> Float[Array, "N H W C"]:
+        """The component for classes `labels`."""
+        channels, depth = x.shape[-1], depth_of(x.shape, SMALLEST)
+        block = partial(Block, conv_general_dilated=self.conv_general_dilated)
+        widths = [min(self.base * 2**i, self.most) for i in range(depth + 1)]
+        style = nn.Embed(self.num_classes, STYLE, name="classes")(labels)
+        x = self._conv(widths[0], 3, "first")(x)
+        for width in widths[1:]:
+            x = block(width, "instance", "half")(x)
+        for norm in ("instance", "instance", "adaptive", "adaptive"):
+            x = block(widths[-1], norm)(x, style)
+        for width in widths[-2::-1]:
+            x = block(width, "adaptive", "double")(x, style)
+        return self._conv(channels, 1, "last")(SLOPED(InstanceNorm(name="norm")(x)))
+
+    def _conv(self, width, size, name):
+        return nn.Conv(
+            width,
+            (size, size),
+            kernel_init=HE_NORMAL,
+            conv_general_dilated=self.conv_general_dilated,
+            name=name,
+        )
+
+
+class Discriminator(nn.Module):
+    """Whether an image is real, one logit for each class.
+
+    log2(size) - 2 blocks halve the image to 4 pixels, without any norm.
+    """
+
+    base: int
+    most: int
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N classes"]:
+        """Logits, positive for real images of a class."""
+        conv = partial(nn.Conv, kernel_init=HE_NORMAL)
+        depth = depth_of(x.shape, 4)
+        x = conv(self.base, (3, 3))(x)
+        for i in range(1, depth + 1):
+            x = Block(min(self.base * 2**i, self.most), resize="half")(x)
+        x = SLOPED(conv(x.shape[-1], (4, 4), padding="VALID")(SLOPED(x)))
+        return conv(self.num_classes, (1, 1))(x)[:, 0, 0]
+
+
+def depth_of(shape, smallest: int) -> int:
+    """How often images are halved to `smallest` pixels.
+
+    Raises:
+      ValueError: if they are no squares of a power of two of pixels, at least that.
+    """
+    height, width = shape[1:3]
+    depth = int(math.log2(height // smallest)) if height >= smallest else -1
+    if height != width or depth < 0 or smallest * 2**depth != height:
+        raise ValueError(
+            f"images must be squares of {smallest} pixels times a power of two, got "
+            f"{height} x {width}"
+        )
+    return depth
