@@ -50,21 +50,28 @@ def predict(
     batch_stats: Tree,
     images: UInt8[np.ndarray, "N H W channels"],
     pixels: Pixels,
+    *,
+    features: bool = False,
 ) -> Float[np.ndarray, "M N C"]:
-    """Responses of all branches, in evaluation mode, in batches of one shape."""
+    """Responses of all branches, in evaluation mode, in batches of one shape.
+
+    With `features` what the last layers read, `[M, N, D]`.
+    """
     size = min(EVALUATION_BATCH, len(images))
     parts = []
     for start in range(0, len(images), size):
         index = np.arange(start, start + size) % len(images)
-        v = _responses(network, params, batch_stats, images[index], pixels)
+        v = _responses(network, params, batch_stats, images[index], pixels, features)
         parts.append(np.asarray(v)[:, : len(images) - start])
     return np.concatenate(parts, 1)
 
 
-@partial(jax.jit, static_argnums=0)
-def _responses(network, params, batch_stats, images, pixels):
+@partial(jax.jit, static_argnums=(0, 5))
+def _responses(network, params, batch_stats, images, pixels, features):
     images = normalise(images, *pixels)
-    return network.responses(params, batch_stats, images, train=False)[0]
+    return network.responses(
+        params, batch_stats, images, train=False, features=features
+    )[0]
 
 
 def calibrate(

@@ -103,6 +103,8 @@ def keep_metrics(workdir: Path, keep: Callable[[dict], bool]) -> None:
 
 
 def read_metrics(workdir: Path) -> list[dict]:
-    """The lines of metrics.jsonl."""
+    """The lines of metrics.jsonl; none if there is no such file yet."""
     path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return []
     return [json.loads(line) for line in path.read_text().splitlines()]

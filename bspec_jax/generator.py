@@ -7,17 +7,25 @@ a checkpoint can be read without the flags of its training. `generator_training`
 it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, UInt8
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, UInt8
 
+from bspec_jax import checkpoints
 from bspec_jax.adapters import from_linen
 from bspec_jax.branching import Branch, Tree, sum_of_branches
+from bspec_jax.errors import UserError
 from bspec_jax.models.diffusion import Velocity, blur, diffuse
 from bspec_jax.models.stargan import PRESETS, Generator
+
+MAIN = "generator"  # the folder of its checkpoints in a run
+EVALUATION_BATCH = 48
 
 
 class Decomposition(NamedTuple):
@@ -119,3 +127,91 @@ def to_signed(images: UInt8[Array, "N H W C"]) -> Float[Array, "N H W C"]:
 def to_bytes(x: Float[Array, "..."]) -> UInt8[Array, "..."]:
     """-1..1 to bytes; what is beyond is clipped."""
     return jnp.round(jnp.clip(127.5 * (x + 1), 0, 255)).astype(jnp.uint8)
+
+
+def describe(
+    preset: str,
+    num_branches: int,
+    class_names: Sequence[str],
+    image_shape: Sequence[int],
+    residual: str,
+    **more: object,
+) -> dict:
+    """What `build` and `load` need, and `more` about it."""
+    return {
+        "kind": "generator",
+        "preset": preset,
+        "branches": num_branches,
+        "classes": list(class_names),
+        "image_shape": list(image_shape),
+        "residual": residual,
+        **more,
+    }
+
+
+class Trained(NamedTuple):
+    """A trained generator, as `load` finds it."""
+
+    model: ClassTransfer
+    params: Tree
+    description: dict
+    step: int
+
+
+def load(path: Path) -> Trained:
+    """A generator, the average over its training, of a run's folder or one step in it.
+
+    Raises:
+      UserError: if there is no checkpoint, or a damaged one, or one of another kind.
+    """
+    folder, step = checkpoints.find(path, MAIN)
+    about = checkpoints.description(folder)
+    if about.get("kind") != "generator":
+        raise UserError(f"{folder} holds no generator")
+    model = build(about)
+    (params,) = checkpoints.restore(folder, step, model=shapes(model, about))
+    return Trained(model, params, about, step)
+
+
+def shapes(model: ClassTransfer, about: dict) -> Tree:
+    """Shapes and types of the parameters."""
+    image = jax.ShapeDtypeStruct((1, *about["image_shape"]), jnp.float32)
+    label = jax.ShapeDtypeStruct((1,), jnp.int32)
+    return jax.eval_shape(model.init, jax.random.key(0), image, label)
+
+
+def transfer(
+    model: ClassTransfer,
+    params: Tree,
+    x: Float[np.ndarray, "N H W C"],
+    labels: Int[np.ndarray, " N"],
+) -> Float[np.ndarray, "N H W C"]:
+    """`model.apply` in batches of one shape, in NumPy."""
+    return _in_batches(model.apply, params, x, labels)
+
+
+def decompose(
+    model: ClassTransfer,
+    params: Tree,
+    x: Float[np.ndarray, "N H W C"],
+    labels: Int[np.ndarray, " N"],
+) -> Decomposition:
+    """`model.decompose` in batches of one shape, in NumPy."""
+    return _in_batches(model.decompose, params, x, labels)
+
+
+def _in_batches(function, params, x, labels):
+    size = min(EVALUATION_BATCH, len(x))
+    parts = []
+    for start in range(0, len(x), size):
+        index = np.arange(start, start + size) % len(x)
+        found = jax.device_get(_jitted(function, params, x[index], labels[index]))
+        kept = min(size, len(x) - start)
+        # Of [..., N, H, W, C]
+        parts.append(jax.tree.map(lambda a, n=kept: a[..., :n, :, :, :], found))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves, -4), *parts)
+
+
+@partial(jax.jit, static_argnums=0)
+def _jitted(function, params, x, labels):
+    return function(params, x, labels)

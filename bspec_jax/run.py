@@ -287,9 +287,11 @@ def load_results(workdir: Path) -> dict:
     return results
 
 
-def save_figures(workdir: Path, figures: Mapping[str, Any]) -> None:
-    """Writes each matplotlib Figure to figures/NAME.png."""
-    folder = workdir / "figures"
+def save_figures(
+    workdir: Path, figures: Mapping[str, Any], subfolder: str = "figures"
+) -> None:
+    """Writes each matplotlib Figure to SUBFOLDER/NAME.png."""
+    folder = workdir / subfolder
     folder.mkdir(exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png")

@@ -4,7 +4,6 @@ import numpy as np
 import optax
 import pytest
 from numpy.testing import assert_allclose
-
 from scipy.ndimage import gaussian_filter
 
 from bspec_jax.models import diffusion

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Int32, Key
 
 from bspec_jax.data.images import Part, Source, Split
 
@@ -94,7 +94,7 @@ def find(image_size: int | None) -> Source:
     """The set of faces, as a source of images; it is the same whatever the seed."""
     size = image_size or IMAGE_SIZE
     parts = [
-        Part(count, partial(_read, split, size), partial(_labels, np.arange(count)))
+        Part(count, partial(_read, split, size), partial(labels, split))
         for split, count in COUNTS.items()
     ]
     return Source("faces", *parts, CLASSES)
@@ -111,6 +111,11 @@ def ground_truth(split: str, indices: Int[np.ndarray, " N"], size: int) -> Face:
         count = min(RENDERED_AT_ONCE, len(indices) - start)
         faces.append(jax.tree.map(lambda leaf, n=count: leaf[:n], rendered))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *faces)
+
+
+def labels(split: str) -> Int32[np.ndarray, " N"]:
+    """The classes of all examples of a split."""
+    return _labels(np.arange(COUNTS[split]))
 
 
 def _labels(indices):

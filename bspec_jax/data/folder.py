@@ -1,9 +1,11 @@
 """A folder of images, one folder for each class."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from bspec_jax.data.images import (
@@ -84,11 +86,7 @@ def _examples(folder, classes):
     for label, name in enumerate(classes):
         if not (folder / name).is_dir():
             continue
-        paths = sorted(
-            path
-            for path in (folder / name).iterdir()
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        )
+        paths = _images_in(folder / name)
         if not paths:
             raise UserError(
                 f"{folder / name} holds no image ({', '.join(SUFFIXES)}): add some, or "
@@ -96,6 +94,14 @@ def _examples(folder, classes):
             )
         found += [(path, label) for path in paths]
     return found
+
+
+def _images_in(folder):
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
 
 
 def _mode(path):
@@ -122,6 +128,24 @@ def _pixels(path, mode, size):
             return to_array(square(picture.convert(mode), size))
     except UNREADABLE:
         raise _unreadable(path) from None
+
+
+def read_images(
+    paths: Sequence[Path], image_size: int, channels: int
+) -> tuple[UInt8[np.ndarray, "N H W C"], list[Path]]:
+    """The images at some paths and in some folders, as squares; and where each is.
+
+    Raises:
+      UserError: if one cannot be read, or a folder holds none.
+    """
+    found = []
+    for path in map(Path.expanduser, paths):
+        inside = _images_in(path) if path.is_dir() else [path]
+        if not inside:
+            raise UserError(f"{path} holds no image ({', '.join(SUFFIXES)})")
+        found += inside
+    mode = "L" if channels == 1 else "RGB"
+    return np.stack([_pixels(path, mode, image_size) for path in found]), found
 
 
 def _unreadable(path):

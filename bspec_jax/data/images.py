@@ -1,6 +1,7 @@
 """What every reader of images yields, and images of one size."""
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -70,13 +71,18 @@ def of_classes(source: Source, names: Sequence[str]) -> Source:
         labels = new[part.labels()]
         kept = np.flatnonzero(labels >= 0)
 
-        def read(indices):
-            return Split(part.read(kept[indices]).images, labels[kept[indices]])
-
-        return Part(len(kept), read, lambda: labels[kept])
+        return Part(
+            len(kept),
+            partial(_read_kept, part, kept, labels),
+            partial(labels.__getitem__, kept),
+        )
 
     classes = tuple(source.class_names[known.index(name)] for name in chosen)
     return Source(source.name, part_of(source.train), part_of(source.test), classes)
+
+
+def _read_kept(part, kept, labels, indices):
+    return Split(part.read(kept[indices]).images, labels[kept[indices]])
 
 
 def make_split(

@@ -5,6 +5,7 @@ for the batches from t on, and there is no position in the data to save.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import grain
@@ -48,24 +49,16 @@ def batches(
     """
     labels = part.labels()
     members = [np.flatnonzero(labels == c) for c in range(labels.max() + 1)]
-
-    def read(index):
-        of_class, skipped = members[labels[index]], -1
-        first = int(np.searchsorted(of_class, index))
-        for candidate in np.roll(of_class, -first):
-            try:
-                image, label = part.read(np.array([candidate]))
-            except UnreadableError:
-                skipped = index if candidate == index else skipped
-                continue
-            return Batch(image[0], label[0], np.int32(skipped))
-        raise UserError(f"no image of class {labels[index]} can be read")
-
     classes = [
         grain.MapDataset.source(of_class).seed(seed + c).shuffle().repeat()
         for c, of_class in enumerate(members)
     ]
-    order = grain.MapDataset.mix(classes).map(read).batch(batch_size)
+    # Nothing but functions of modules, which worker processes can be sent.
+    order = (
+        grain.MapDataset.mix(classes)
+        .map(partial(_read_one, part, members))
+        .batch(batch_size)
+    )
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=READY)
     stream = order[start:].to_iter_dataset(options)
     if workers:
@@ -73,6 +66,21 @@ def batches(
             flags.FLAGS.mark_as_parsed()  # Grain's workers look at absl's flags
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return iter(stream)
+
+
+def _read_one(part, members, index):
+    """An example, or the next of its class that can be read."""
+    label = next(c for c, of_class in enumerate(members) if index in of_class)
+    first = int(np.searchsorted(members[label], index))
+    skipped = -1
+    for candidate in np.roll(members[label], -first):
+        try:
+            image, label = part.read(np.array([candidate]))
+        except UnreadableError:
+            skipped = index
+            continue
+        return Batch(image[0], label[0], np.int32(skipped))
+    raise UserError(f"no image of class {label} can be read")
 
 
 def read_readable(part: Part, indices: np.ndarray) -> tuple[Split, list[str]]:

@@ -3,6 +3,18 @@
 Each function takes plain JSON values and returns a matplotlib Figure.
 """
 
+from bspec_jax.figures.class_transfer import (
+    component_energy,
+    component_scores,
+    component_subsets,
+    component_sweep,
+    decompositions,
+    diffusion_spectrum,
+    generator_training,
+    image_components,
+    transfer_rates,
+    transfers,
+)
 from bspec_jax.figures.classify import (
     active_against_branches,
     branch_ablation,
@@ -41,11 +53,19 @@ __all__ = [
     "branch_outputs",
     "branch_outputs_sweep",
     "classifier_training",
+    "component_energy",
+    "component_scores",
+    "component_subsets",
+    "component_sweep",
+    "decompositions",
+    "diffusion_spectrum",
+    "generator_training",
     "gradient_factors",
     "hessian_eigenvalues",
     "hessian_heat_maps",
     "hessian_index",
     "hessian_ratio",
+    "image_components",
     "most_confident_images",
     "toy_active",
     "toy_covariances",
@@ -53,4 +73,6 @@ __all__ = [
     "toy_phase",
     "toy_responses",
     "toy_success",
+    "transfer_rates",
+    "transfers",
 ]

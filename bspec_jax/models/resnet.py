@@ -76,9 +76,15 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "N H W channels"], train: bool = True
+        self,
+        x: Float[Array, "N H W channels"],
+        train: bool = True,
+        features: bool = False,
     ) -> Float[Array, "N C"]:
-        """Logits of the classes; `train` normalises by the batch's own statistics."""
+        """Logits of the classes, or if `features` what the last layer reads.
+
+        `train` normalises by the batch's own statistics.
+        """
         conv = partial(
             nn.Conv,
             use_bias=False,
@@ -92,6 +98,8 @@ class ResNet(nn.Module):
             for stride in (first, *(1,) * (BLOCKS - 1)):
                 x = Block(width, stride, conv)(x, train)
         x = x.mean((1, 2))
+        if features:
+            return x
         init = nn.initializers.variance_scaling(
             self.last_scale**2, "fan_in", "truncated_normal"
         )

@@ -29,8 +29,14 @@ SMALLEST = 16  # pixels at the bottleneck of the generator
 
 
 class Preset(NamedTuple):
-    """Channels at full size and at most, of a branch and of the discriminator."""
+    """A size of images, and channels for it.
 
+    size: pixels, each way.
+    base, most: channels of a branch at full size, and at most.
+    discriminator_base, discriminator_most: of the discriminator.
+    """
+
+    size: int
     base: int
     most: int
     discriminator_base: int
@@ -41,10 +47,10 @@ class Preset(NamedTuple):
 # pixels (20.1 M in 9 branches), of `small64` 119,475 at 64 and of `small32` 34,371 at
 # 32; the discriminators 20,852,803, 714,515 and 707,491.
 PRESETS = {
-    "paper256": Preset(16, 128, 64, 512),
-    "small64": Preset(8, 32, 16, 128),
-    "small32": Preset(8, 16, 32, 128),
-    "tiny": Preset(2, 4, 4, 8),
+    "paper256": Preset(256, 16, 128, 64, 512),
+    "small64": Preset(64, 8, 32, 16, 128),
+    "small32": Preset(32, 8, 16, 32, 128),
+    "tiny": Preset(16, 2, 4, 4, 8),
 }
 
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -162,7 +168,15 @@ class Generator(nn.Module):
         channels, depth = x.shape[-1], depth_of(x.shape, SMALLEST)
         block = partial(Block, conv_general_dilated=self.conv_general_dilated)
         widths = [min(self.base * 2**i, self.most) for i in range(depth + 1)]
-        style = nn.Embed(self.num_classes, STYLE, name="classes")(labels)
+        # Of the size of StarGAN-v2's style codes. Flax's own is an eighth of it, and
+        # the branches learn to tell classes apart much more slowly.
+        embed = nn.Embed(
+            self.num_classes,
+            STYLE,
+            embedding_init=nn.initializers.normal(1.0),
+            name="classes",
+        )
+        style = embed(labels)
         x = self._conv(widths[0], 3, "first")(x)
         for width in widths[1:]:
             x = block(width, "instance", "half")(x)

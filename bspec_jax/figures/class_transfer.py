@@ -1,0 +1,270 @@
+"""Figures of class transfer and decomposition: 9 to 11, 13 to 15, 18 to 20, and more.
+
+Pictures take `shown`, arrays of a few images: images, residual, generated
+`[S, H, W, C]` in -1..1, transfers `[classes, S, ...]`, components and inputs
+`[M, S, ...]` (no input if all branches read the image). Components are numbered from 0.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from bspec_jax.figures.style import COLOURS, DIVERGING, floats, styled, text_colour
+
+CELL = 0.62  # inches of a picture in a grid
+GAIN = (-1, 0, 1, 2, 3)  # of a component in Figures 13 and 14; 1 is as generated
+QUANTILE = 0.995  # of |values|, that a stretched component shows as black or white
+
+
+@styled
+def transfers(
+    classes: Sequence[str],
+    images: np.ndarray,
+    residual: np.ndarray,
+    generated: np.ndarray,
+    transfers: np.ndarray,
+    labels: np.ndarray,
+    **_: np.ndarray,
+) -> Figure:
+    """Figure 9: images, R, what is generated of their own class, and of every class."""
+    order = np.argsort(labels, kind="stable")
+    rows = {
+        "image $x$": images,
+        "$R$": residual,
+        "own class": generated,
+        **{f"as {name}": t for name, t in zip(classes, transfers, strict=True)},
+    }
+    titles = [classes[labels[i]] for i in order]
+    return _grid({name: row[order] for name, row in rows.items()}, titles)
+
+
+@styled
+def image_components(
+    shown: Mapping[str, np.ndarray], example: int, components: Sequence[int]
+) -> Figure:
+    """Figures 10 and 11: an image's components, and each added to the generated image.
+
+    Components are stretched, each on its own: grey is 0.
+    """
+    chosen = shown["components"][list(components), example]
+    f = shown["generated"][example]
+    blank = np.full_like(f, np.nan)
+    rows = {
+        "$v_k$, stretched": [shown["images"][example], *stretched(chosen)],
+        "$f + v_k$": [f, *(f + chosen)],
+    }
+    if len(shown["inputs"]):
+        inputs = shown["inputs"][list(components), example]
+        rows["$\\varphi_k$, stretched"] = [blank, *stretched(inputs)]
+    return _grid(rows, ["$x$, and $f$", *(f"$k = {k}$" for k in components)])
+
+
+@styled
+def component_sweep(shown: Mapping[str, np.ndarray], component: int) -> Figure:
+    """Figures 13 and 14: generated images with a component at several magnitudes."""
+    f, v = shown["generated"], shown["components"][component]
+    rows = {"image $x$": shown["images"], "$v_k$, stretched": stretched(v)}
+    rows |= {f"${gain} \\times v_k$": f + (gain - 1) * v for gain in GAIN}
+    return _grid(rows, title=f"Component {component} at several magnitudes")
+
+
+@styled
+def component_subsets(
+    shown: Mapping[str, np.ndarray], subsets: Sequence[Sequence[int]]
+) -> Figure:
+    """Figure 15: sums of some components, stretched, and over R."""
+    rows = {"image $x$": shown["images"], "generated": shown["generated"]}
+    for subset in subsets:
+        name = ", ".join(map(str, subset))
+        total = shown["components"][list(subset)].sum(0)
+        rows[f"sum of {name}"] = stretched(total)
+        rows[f"$R$ + {name}"] = shown["residual"] + total
+    return _grid(rows, title="Sums of components")
+
+
+@styled
+def decompositions(
+    shown: Mapping[str, np.ndarray], examples: Sequence[int], class_name: str
+) -> Figure:
+    """Figures 18 to 20: image, generated image, R and components, in pairs of rows.
+
+    Below each component is what its branch read, where that was not the image.
+    """
+    rows = {}
+    for i, example in enumerate(examples):
+        parts = [shown[name][example] for name in ("images", "generated", "residual")]
+        row = [*parts, *stretched(shown["components"][:, example])]
+        rows[f"{class_name} {i}"] = row
+        if len(shown["inputs"]):
+            blank = [np.full_like(parts[0], np.nan)] * 3
+            rows[f"$\\varphi_k$ of {i}"] = [
+                *blank,
+                *stretched(shown["inputs"][:, example]),
+            ]
+    numbers = [f"$v_{{{k}}}$" for k in range(len(shown["components"]))]
+    return _grid(rows, ["$x$", "$f$", "$R$", *numbers])
+
+
+def stretched(parts: np.ndarray) -> np.ndarray:
+    """Each part `[..., H, W, C]` by itself to -1..1; 0 stays 0, and is grey."""
+    axes = (-3, -2, -1)
+    limit = np.quantile(np.abs(parts), QUANTILE, axis=axes, keepdims=True)
+    return np.clip(parts / np.maximum(limit, 1e-12), -1, 1)
+
+
+def _grid(rows: Mapping[str, Sequence], titles: Sequence[str] = (), title=None):
+    """Pictures in -1..1 in rows with names; what is not a number is left blank."""
+    width = max(len(row) for row in rows.values())
+    height = CELL * len(rows) + (0.25 if titles else 0) + (0.3 if title else 0)
+    figure = Figure(figsize=(CELL * width + 1.2, height))
+    axes = figure.subplots(len(rows), width, squeeze=False)
+    for line, (name, row) in zip(axes, rows.items(), strict=True):
+        for ax in line:
+            ax.axis("off")
+        for ax, picture in zip(line, row, strict=False):
+            if np.isfinite(picture).all():
+                values = np.clip((floats(picture) + 1) / 2, 0, 1)
+                ax.imshow(values.squeeze(), cmap="gray", vmin=0, vmax=1)
+        line[0].text(
+            -0.1,
+            0.5,
+            name,
+            ha="right",
+            va="center",
+            fontsize=8,
+            transform=line[0].transAxes,
+        )
+    for ax, text in zip(axes[0], titles, strict=False):
+        ax.set_title(text, fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+    return figure
+
+
+@styled
+def generator_training(curves: Sequence[Mapping]) -> Figure:
+    """Along training: both losses, how the discriminator judges, what is monitored."""
+    figure = Figure(figsize=(9.6, 4.6))
+    axes = figure.subplots(2, 3)
+    steps = [line["step"] for line in curves]
+    looked = [line for line in curves if "kept" in line]
+    at = [line["step"] for line in looked]
+    for ax, keys, title in (
+        (axes[0, 0], ("generator_loss", "discriminator_loss"), "losses"),
+        (axes[0, 1], ("real_accuracy", "fake_accuracy"), "discriminator right on"),
+    ):
+        for key in keys:
+            ax.plot(steps, [line[key] for line in curves], label=key.split("_")[0])
+        ax.set(title=title, ylim=(0, None))
+        ax.legend()
+    for key, label in (("transfer_accuracy", "transfers"), ("kept", "own class kept")):
+        axes[0, 2].plot(at, [line[key] for line in looked], "o-", ms=3, label=label)
+    axes[0, 2].set(title="recognised", ylim=(0, 1.02))
+    axes[0, 2].legend()
+    axes[1, 0].plot(at, [line["psnr"] for line in looked], "o-", ms=3)
+    axes[1, 0].set(title="PSNR of re-generation, dB")
+    norms = np.array([line["norms"] for line in looked])
+    axes[1, 1].plot(at, norms**2 / (norms**2).sum(1, keepdims=True), lw=1.2)
+    axes[1, 1].set(title="share of each branch's energy", ylim=(0, None))
+    _residual_panel(axes[1, 2], at, looked)
+    for ax in axes[1]:
+        ax.set_xlabel("step")
+    return figure
+
+
+def _residual_panel(ax, steps, looked):
+    ax.plot(steps, [line["residual_std"] for line in looked], "o-", ms=3, label="$R$")
+    ax.set(title="standard deviation", ylim=(0, None))
+    if looked and looked[0]["input_std"]:
+        inputs = np.array([line["input_std"] for line in looked])
+        ax.plot(steps, inputs, color="0.6", lw=0.8)
+        ax.plot([], [], color="0.6", lw=0.8, label="$\\varphi_k$")
+    ax.legend()
+
+
+@styled
+def component_energy(results: Mapping) -> Figure:
+    """Share of the energy of each component, and the correlations between them."""
+    figure = Figure(figsize=(9.6, 2.9))
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.2, 1, 1))
+    share = floats(results["energy_share"])
+    left.bar(range(len(share)), share, color=COLOURS[0])
+    left.set(
+        title=f"energy: {results['active']} active of {len(share)}",
+        xlabel="component",
+        ylabel="share",
+    )
+    for ax, scores, title in (
+        (middle, results["initial"], "correlation, before training"),
+        (right, results, "after"),
+    ):
+        image = ax.imshow(scores["correlation"], cmap=DIVERGING, vmin=-1, vmax=1)
+        ax.grid(False)
+        ax.set(title=title, xlabel="component")
+    figure.colorbar(image, ax=[middle, right], shrink=0.8)
+    return figure
+
+
+@styled
+def transfer_rates(results: Mapping) -> Figure:
+    """How often an image of a class is recognised as what it was to become."""
+    classes = results["classes"]
+    figure = Figure(figsize=(1.1 * len(classes) * 2 + 2.4, 0.8 * len(classes) + 1.0))
+    axes = figure.subplots(1, 2)
+    for ax, rates, title in (
+        (axes[0], results["rates"], "generated"),
+        (axes[1], results["rates_residual"], "$R$ alone"),
+    ):
+        _table(ax, floats(rates), classes, classes)
+        ax.set(title=title, xlabel="to become", ylabel="from")
+    return figure
+
+
+def _table(ax, values, rows, columns, **options):
+    image = ax.imshow(values, aspect="auto", **{"vmin": 0, "vmax": 1} | options)
+    ax.grid(False)
+    ax.set_xticks(range(len(columns)), columns, fontsize=8)
+    ax.set_yticks(range(len(rows)), rows, fontsize=8)
+    for (i, j), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            colour = text_colour(image.cmap(image.norm(value)))
+            ax.text(
+                j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7
+            )
+    return image
+
+
+@styled
+def component_scores(results: Mapping) -> Figure:
+    """Which part and which layer of the synthetic faces a component shows."""
+    parts, layers = results["part_scores"], results["layer_scores"]
+    components = [str(k) for k in range(len(results["energy_share"]))]
+    figure = Figure(figsize=(9.6, 4.4))
+    axes = figure.subplots(2, 1, height_ratios=(len(parts), len(layers)))
+    values = floats([part["mean"] for part in parts.values()])
+    limit = max(2.0, np.nanmax(values))
+    _table(axes[0], values, list(parts), components, vmax=limit, cmap="viridis")
+    axes[0].set_title("share of a component's energy in a part, relative to chance")
+    values = floats([layer["mean"] for layer in layers.values()])
+    names = [name.replace("_", " ") for name in layers]
+    _table(axes[1], values, names, components, vmin=-1, cmap=DIVERGING)
+    axes[1].set(title="correlation with a rendered layer", xlabel="component")
+    return figure
+
+
+@styled
+def diffusion_spectrum(results: Mapping) -> Figure:
+    """The spectrum S(t) of the learnt diffusion, mean over images and pixels."""
+    figure = Figure(figsize=(4.6, 3.0))
+    ax = figure.subplots()
+    values = floats(results["spectrum"])
+    ax.plot(range(1, len(values) + 1), values, "o-", ms=4)
+    ax.set(
+        title="Spectrum of the learnt diffusion",
+        xlabel="$k$, time in steps",
+        ylabel="$\\|\\varphi_k\\|_1$ / pixels / step",
+        ylim=(0, None),
+    )
+    return figure

@@ -1,0 +1,355 @@
+"""What `experiments.class_transfer` measures: transfers, fidelity, branches, parts."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bspec_jax import checkpoints, classifier, decomposition, generator, run
+from bspec_jax import specialization as sp
+from bspec_jax.classifier import Pixels
+from bspec_jax.classifier_training import Recipe, Schedule, fit
+from bspec_jax.data import faces
+from bspec_jax.data.images import Part, Split
+from bspec_jax.data.sources import channel_statistics
+from bspec_jax.data.streaming import read_readable
+from bspec_jax.generator import ClassTransfer, to_bytes, to_signed
+from bspec_jax.models.diffusion import spectrum
+from bspec_jax.models.resnet import WIDTHS
+from bspec_jax.statistics import mean_interval
+
+RECOGNISER = "recogniser"  # folder of its checkpoints
+RECOGNISER_BRANCHES = 2
+RECOGNISER_EXAMPLES = 20_000  # of the training data, at most
+RECOGNISER_SIZE = 64  # pixels, at most
+RECIPE = Recipe(
+    epochs=0, learning_rate=1e-3, batch_size=64, optimizer="adamw", crop_padding=2
+)
+LAYERS = ("albedo", "diffuse", "specular", "height", "normal_x", "normal_y")
+
+
+class Data(NamedTuple):
+    """The images of a run.
+
+    train: of which batches are drawn.
+    test: those that are measured on, `test_indices` of the set's.
+    unreadable: complaints about files that were left out.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Part
+    test: Split
+    test_indices: np.ndarray
+    unreadable: list[str]
+
+
+def balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Indices of about `count` examples, as many of each class, drawn at random.
+
+    They are ordered so that the classes take turns; a class that has fewer ends sooner.
+    """
+    rng = np.random.default_rng(seed)
+    classes = np.unique(labels)
+    each = -(-count // len(classes))
+    drawn = [rng.permutation(np.flatnonzero(labels == c))[:each] for c in classes]
+    place = np.concatenate([np.arange(len(of_class)) for of_class in drawn])
+    return np.concatenate(drawn)[np.argsort(place, kind="stable")]
+
+
+class Recogniser(NamedTuple):
+    """A classifier of the run's classes, trained on the same training images."""
+
+    trained: classifier.Classifier
+
+    def __call__(self, x: np.ndarray, features: bool = False) -> np.ndarray:
+        """Responses or features of images in -1..1, `[M, N, C or D]`."""
+        size = self.trained.description["image_shape"][0]
+        images = np.asarray(to_bytes(_resized(jnp.asarray(x), size)))
+        net, params, stats, pixels = self.trained[:4]
+        return classifier.predict(net, params, stats, images, pixels, features=features)
+
+    def recognise(self, x: np.ndarray) -> np.ndarray:
+        """The class of each image, `[N]`."""
+        return self(x).sum(0).argmax(-1)
+
+    def features(self, x: np.ndarray) -> np.ndarray:
+        """What the last layers of its branches read, side by side, `[N, D]`."""
+        return np.concatenate(list(self(x, features=True)), -1)
+
+
+@partial(jax.jit, static_argnums=1)
+def _resized(x, size):
+    if x.shape[1] == size:
+        return x
+    return jax.image.resize(x, (len(x), size, size, x.shape[-1]), "linear")
+
+
+def load_recogniser(folder: Path) -> Recogniser:
+    return Recogniser(classifier.load(folder / RECOGNISER))
+
+
+def finish_recogniser(folder: Path, data: Data, epochs: int, seed: int) -> Recogniser:
+    """Trains the classifier, or takes the one that was trained before."""
+    own = folder / RECOGNISER
+    chosen = balanced(data.train.labels(), RECOGNISER_EXAMPLES, seed)
+    train, _ = read_readable(data.train, np.sort(chosen))
+    size = min(train.images.shape[1], RECOGNISER_SIZE)
+    if train.images.shape[1] != size:
+        small = [_shrunk(image, size) for image in train.images]
+        train = Split(np.stack(small), train.labels)
+    pixels = Pixels(*(np.float32(a) for a in channel_statistics(train.images)))
+    args = (WIDTHS["wide8"], RECOGNISER_BRANCHES)
+    network = classifier.build(*args, len(data.class_names), last_scale=0.05)
+    about = classifier.describe(
+        *args, data.class_names, train.images.shape[1:], pixels, clamp="hard"
+    )
+    checkpoints.describe(own, about)
+    recipe = RECIPE._replace(
+        epochs=epochs, batch_size=min(RECIPE.batch_size, len(train.labels))
+    )
+    steps = epochs * (len(train.labels) // recipe.batch_size)
+    done = max(checkpoints.steps(own), default=0)
+    with run.progress_bar(steps, "classifier", "step", done) as advance:
+        fit(
+            network,
+            recipe,
+            pixels,
+            train,
+            jax.random.fold_in(jax.random.key(seed), 0),
+            own,
+            Schedule(),
+            lambda state, step, epoch, log: advance(len(log["loss"])),
+        )
+    return load_recogniser(folder)
+
+
+def _shrunk(image: np.ndarray, size: int) -> np.ndarray:
+    return np.asarray(to_bytes(_resized(to_signed(jnp.asarray(image[None])), size)))[0]
+
+
+def count_parameters(state) -> dict:
+    """Numbers of parameters, of a branch and of all."""
+
+    def count(tree):
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    branches = state.average["branches"]
+    num_branches = len(jax.tree.leaves(branches)[0])
+    return {
+        "branch": count(branches) // num_branches,
+        "generator": count(state.average),
+        "discriminator": count(state.discriminator),
+    }
+
+
+def to_all_classes(
+    model: ClassTransfer, params, x: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """Every image as one of every class, `[classes, N, H, W, C]`."""
+    targets = np.arange(num_classes, dtype=np.int32)[:, None].repeat(len(x), 1)
+    return np.stack([generator.transfer(model, params, x, to) for to in targets])
+
+
+def look(
+    model: ClassTransfer, params, examples: Split, recogniser: Recogniser
+) -> tuple[dict, dict]:
+    """What is logged of a generator while it trains, and what its samples show."""
+    x, labels = np.asarray(to_signed(jnp.asarray(examples.images))), examples.labels
+    num_classes = len(recogniser.trained.description["classes"])
+    own = generator.decompose(model, params, x, labels)
+    transfers = to_all_classes(model, params, x, num_classes)
+    hits = [recogniser.recognise(t) == c for c, t in enumerate(transfers)]
+    other = np.arange(num_classes)[:, None] != labels
+    norms = np.asarray(sp.response_norms(own.components))
+    found = {
+        "transfer_accuracy": np.stack(hits)[other].mean(),
+        "kept": np.stack(hits)[~other].mean(),
+        "psnr": decomposition.psnr(x, own.image).mean(),
+        "ssim": decomposition.ssim(x, np.clip(own.image, -1, 1)).mean(),
+        "norms": norms,
+        "active": int(sp.active_branches(own.components).sum()),
+        "residual_std": own.residual.std(),
+        "residual_variation": decomposition.total_variation(own.residual).mean(),
+        "input_std": None if own.inputs is None else own.inputs.std((1, 2, 3, 4)),
+    }
+    first = slice(0, 3 * num_classes)
+    samples = {
+        "images": x[first],
+        "labels": labels[first],
+        "residual": own.residual[first],
+        "generated": own.image[first],
+        "transfers": transfers[:, first],
+    }
+    return found, samples
+
+
+def analyse(
+    model: ClassTransfer,
+    params,
+    initial,
+    data: Data,
+    recogniser: Recogniser,
+    truth: faces.Face | None,
+    step: float,
+) -> dict:
+    """What results.json holds of a trained generator, on the test images."""
+    x, labels = np.asarray(to_signed(jnp.asarray(data.test.images))), data.test.labels
+    own = generator.decompose(model, params, x, labels)
+    start = generator.decompose(model, initial, x, labels)
+    return {
+        **transfer_scores(model, params, x, labels, own, recogniser),
+        **fidelity(x, own),
+        **branch_scores(own.components),
+        "initial": branch_scores(start.components)
+        | {"part_scores": part_scores(start.components, truth)},
+        "part_scores": part_scores(own.components, truth),
+        "layer_scores": layer_scores(own.components, truth),
+        "subsets": decomposition.default_subsets(own.components),
+        "roughness": decomposition.roughness(own.components),
+        **input_scores(own, step),
+    }
+
+
+def transfer_scores(
+    model: ClassTransfer, params, x, labels, own, recogniser: Recogniser
+) -> dict:
+    """How often images become what they are to become, and how real they look.
+
+    rates: `[from, to]`, the share of images of a class that are recognised as another
+    when transferred to it, and as their own on the diagonal. The Frechet distances are
+    in the features of the classifier, between transfers to a class from all others and
+    the test images of that class, mean over classes; between R of those others and
+    them; and, of real images, between two halves of a class.
+    """
+    num_classes = len(recogniser.trained.description["classes"])
+    seen = recogniser.recognise(x), recogniser.recognise(own.residual)
+    real, residual = recogniser.features(x), recogniser.features(own.residual)
+    rates = np.zeros((num_classes, num_classes))
+    rates_residual = np.zeros_like(rates)
+    distances = []
+    fakes = to_all_classes(model, params, x, num_classes)
+    for target, fake in enumerate(fakes):
+        hit = recogniser.recognise(fake) == target
+        for source in range(num_classes):
+            of = labels == source
+            rates[source, target] = hit[of].mean()
+            rates_residual[source, target] = (seen[1][of] == target).mean()
+        of, others = labels == target, labels != target
+        halves = np.array_split(real[of], 2)
+        distances.append(
+            [
+                decomposition.frechet_distance(real[of], features)
+                for features in (recogniser.features(fake[others]), residual[others])
+            ]
+            + [decomposition.frechet_distance(*halves)]
+        )
+    other = ~np.eye(num_classes, dtype=bool)
+    frechet = np.mean(distances, 0)
+    return {
+        "recogniser_accuracy": (seen[0] == labels).mean(),
+        "transfer_accuracy": rates[other].mean(),
+        "transfer_accuracy_residual": rates_residual[other].mean(),
+        "kept": rates[~other].mean(),
+        "kept_residual": rates_residual[~other].mean(),
+        "rates": rates,
+        "rates_residual": rates_residual,
+        "frechet": frechet[0],
+        "frechet_residual": frechet[1],
+        "frechet_real": frechet[2],
+    }
+
+
+def fidelity(x: np.ndarray, own: generator.Decomposition) -> dict:
+    """How near re-generations and R are to the input, and how smooth R is."""
+    image = np.clip(own.image, -1, 1)
+    return {
+        "psnr": decomposition.psnr(x, image).mean(),
+        "psnr_residual": decomposition.psnr(x, own.residual).mean(),
+        "ssim": decomposition.ssim(x, image).mean(),
+        "ssim_residual": decomposition.ssim(x, own.residual).mean(),
+        "std": {
+            "input": x.std((1, 2, 3)).mean(),
+            "residual": own.residual.std((1, 2, 3)).mean(),
+            "generated": image.std((1, 2, 3)).mean(),
+        },
+        "total_variation": {
+            "input": decomposition.total_variation(x).mean(),
+            "residual": decomposition.total_variation(own.residual).mean(),
+            "generated": decomposition.total_variation(image).mean(),
+        },
+    }
+
+
+def branch_scores(v: np.ndarray) -> dict:
+    """Energy, covariance and index of the components."""
+    covariance = np.asarray(sp.covariance(v))
+    active = np.asarray(sp.active_branches(v))
+    norms = np.asarray(sp.response_norms(v))
+    rho = np.asarray(sp.correlation(jnp.asarray(covariance)))
+    mean_rho, pairs = sp.mean_correlation(jnp.asarray(rho), jnp.asarray(active))
+    return {
+        "active": int(active.sum()),
+        "silent": int((~active).sum()),
+        "norms": norms,
+        "energy_share": norms**2 / (norms**2).sum(),
+        "covariance": covariance,
+        "correlation": rho,
+        "mean_correlation": float(mean_rho) if pairs else None,
+        "specialization_index": float(sp.specialization_index(covariance)),
+    }
+
+
+def input_scores(own: generator.Decomposition, step: float) -> dict:
+    """The diffusion's components: their deviation and the spectrum S(t)."""
+    if own.inputs is None:
+        return {"input_std": None, "spectrum": None}
+    inputs = jnp.asarray(own.inputs)
+    return {
+        "input_std": own.inputs.std((1, 2, 3, 4)),
+        "spectrum": np.asarray(spectrum(inputs, step)).mean(1) / inputs[0, 0].size,
+    }
+
+
+def ground_truth(data: Data, size: int) -> faces.Face:
+    """The layers and masks of the test images; only if the set is the faces."""
+    known = [faces.CLASSES.index(name) for name in data.class_names]
+    kept = np.flatnonzero(np.isin(faces.labels("test"), known))
+    return faces.ground_truth("test", kept[data.test_indices], size)
+
+
+def part_scores(v: np.ndarray, truth: faces.Face | None) -> dict:
+    """For each part the enrichment of each component, mean over images, interval."""
+    if truth is None:
+        return {}
+    return {
+        part: _summary(decomposition.part_enrichment(v, mask))
+        for part, mask in truth.masks.items()
+    }
+
+
+def layer_scores(v: np.ndarray, truth: faces.Face | None) -> dict:
+    """For each rendered layer its correlation with each component."""
+    if truth is None:
+        return {}
+    layers = (
+        truth.albedo,
+        truth.diffuse,
+        truth.specular,
+        truth.height[..., None],
+        truth.normals[..., :1],
+        truth.normals[..., 1:2],
+    )
+    return {
+        name: _summary(decomposition.layer_correlation(v, layer))
+        for name, layer in zip(LAYERS, layers, strict=True)
+    }
+
+
+def _summary(values: np.ndarray) -> dict[str, Sequence]:
+    mean, interval = mean_interval(values, np.isfinite(values))
+    return {"mean": mean, "interval": interval}

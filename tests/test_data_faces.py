@@ -1,0 +1,76 @@
+import jax
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from bspec_jax.data import faces, sources
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return faces.ground_truth("test", np.arange(9), 64)
+
+
+def test_the_image_is_made_of_its_layers(truth):
+    made = np.clip(truth.albedo * truth.diffuse + truth.specular, 0, 1)
+    assert_allclose(truth.image, made, atol=1e-6)
+    assert_allclose(np.linalg.norm(truth.normals, axis=-1), 1, rtol=1e-5)
+    assert (truth.normals[..., 2] > 0).all()  # towards the viewer
+    # The normals are those of the height.
+    down, right = np.gradient(truth.height[4], 2 / 64)
+    slope = -truth.normals[4, ..., :2] / truth.normals[4, ..., 2:]
+    assert_allclose(slope, np.stack([right, down], -1), atol=1e-3)
+
+
+def test_masks_are_apart_and_where_they_should_be(truth):
+    total = sum(mask.astype(int) for mask in truth.masks.values())
+    assert set(truth.masks) == set(faces.PARTS)
+    assert total.max() == 1
+    y, x = np.indices((64, 64))
+    for n, label in enumerate(np.arange(9) % 3):
+        masks = {name: mask[n] for name, mask in truth.masks.items()}
+        has_whiskers = faces.CLASSES[label] != "dog"
+        assert masks["whiskers"].any() == has_whiskers
+        for name in ("eyes", "nose", "ears", "fur"):
+            assert 5 < masks[name].sum() < 2500, name
+        assert y[masks["eyes"]].mean() < y[masks["nose"]].mean()
+        sides = np.unique(x[masks["eyes"]] > x[masks["nose"]].mean())
+        assert len(sides) == 2  # one on each side of the nose
+        assert masks["fur"].sum() > masks["eyes"].sum()
+    # Eyes are wet: the strongest specular light is there or on the nose.
+    wet = truth.masks["eyes"] | truth.masks["nose"]
+    strongest = truth.specular[..., 0].reshape(9, -1).argmax(1)
+    assert wet.reshape(9, -1)[np.arange(9), strongest].mean() > 0.6
+
+
+def test_a_face_is_the_same_at_any_size():
+    key, label = faces.example_key("train", 5), 2
+    small, large = (faces.render(key, label, size) for size in (32, 128))
+    shrunk = np.asarray(large.image).reshape(32, 4, 32, 4, 3).mean((1, 3))
+    assert np.abs(shrunk - small.image).mean() < 0.03
+    for part in ("eyes", "ears", "fur"):
+        share = [float(face.masks[part].mean()) for face in (small, large)]
+        assert_allclose(*share, rtol=0.2)
+
+
+def test_the_set_is_deterministic_and_its_splits_differ():
+    source = faces.find(16)
+    assert source.class_names == faces.CLASSES
+    assert source.train.count == 6000
+    assert source.test.count == 900
+    chosen = np.array([7, 2, 70])
+    split = source.train.read(chosen)
+    assert split.images.shape == (3, 16, 16, 3)
+    assert split.labels.tolist() == source.train.labels()[chosen].tolist() == [1, 2, 1]
+    again = faces.find(16).train.read(chosen[::-1])
+    assert (split.images == again.images[::-1]).all()
+    assert (source.test.read(chosen).images != split.images).any()
+    loaded = sources.load("faces", image_size=16, train_examples=4, test_examples=2)
+    assert loaded.train.images.shape == (4, 16, 16, 3)
+
+
+def test_faces_vary_with_the_key():
+    keys = jax.random.split(jax.random.key(3), 6)
+    images = jax.vmap(lambda key: faces.render(key, 0, 16).image)(keys)
+    spread = np.abs(np.diff(np.asarray(images), axis=0)).mean((1, 2, 3))
+    assert (spread > 0.02).all()

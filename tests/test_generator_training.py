@@ -1,0 +1,243 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from numpy.testing import assert_allclose
+
+from bspec_jax import generator
+from bspec_jax import generator_training as gt
+from bspec_jax.data.streaming import Batch
+from bspec_jax.errors import UserError
+from bspec_jax.models.stargan import Discriminator
+
+CLASSES = ("a", "b", "c")
+PLAIN = gt.Recipe(learning_rate=1e-3, batch_size=4, r1_weight=0.5, flip=False, crop=0.0)
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return generator.build(
+        generator.describe(
+            "tiny", 2, CLASSES, (16, 16, 1), "gaussian", sigma=1.0, precision="float32"
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return Discriminator(2, 4, 3)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 16, 16, 1), np.uint8)
+    return images, np.array([2, 0, 1, 0], np.int32)
+
+
+def made(model, judge, batch, recipe):
+    train = gt.training(model, judge, 3, recipe)
+    return train, train.init(jax.random.key(1), *(leaf[:1] for leaf in batch))
+
+
+def oracle(model, judge, recipe, state, key, images, labels):
+    """Gradients of both losses as they are written down, and the classes aimed at."""
+    target_key = jax.random.split(jax.random.fold_in(key, state.step), 3)[2]
+    targets = jax.random.randint(target_key, labels.shape, 0, 3)
+    x, rows = generator.to_signed(jnp.asarray(images)), jnp.arange(len(labels))
+
+    def logit(d, x, labels):
+        return judge.apply(d, x)[rows, labels]
+
+    def discriminator_loss(d):
+        fake = model.apply(state.generator, x, targets)
+        real_term = jnp.log1p(jnp.exp(-logit(d, x, labels))).mean()
+        fake_term = jnp.log1p(jnp.exp(logit(d, fake, targets))).mean()
+        slopes = [
+            jax.grad(lambda one, i=i: judge.apply(d, one[None])[0, labels[i]])(x[i])
+            for i in range(len(labels))
+        ]
+        penalty = jnp.mean(jnp.array([(slope**2).sum() for slope in slopes]))
+        return real_term + fake_term + recipe.r1_weight / 2 * penalty
+
+    def generator_loss(g):
+        fake = model.apply(g, x, targets)
+        loss = jnp.log1p(jnp.exp(-logit(state.discriminator, fake, targets))).mean()
+        again = model.apply(g, x, jnp.asarray(labels))
+        return loss + recipe.reconstruction_weight * jnp.abs(x - again).mean()
+
+    return (
+        jax.value_and_grad(generator_loss)(state.generator),
+        jax.value_and_grad(discriminator_loss)(state.discriminator),
+        targets,
+    )
+
+
+def adam_first_step(params, gradient, rate):
+    """Adam's first step with b1 = 0 is rate * g / (|g| + eps)."""
+    return jax.tree.map(
+        lambda p, g: p - rate * g / (jnp.abs(g) + 1e-8), params, gradient
+    )
+
+
+def test_a_step_is_adam_on_the_gradients_of_both_losses(model, judge, batch):
+    recipe = PLAIN._replace(reconstruction_weight=0.7)
+    train, state = made(model, judge, batch, recipe)
+    key = jax.random.key(5)
+    (g_loss, g), (d_loss, d), targets = oracle(model, judge, recipe, state, key, *batch)
+    before = jax.tree.map(jnp.copy, state)
+    after, log = train.step(state, key, *batch, True)
+    assert len(set(targets.tolist())) > 1
+    assert_allclose(log["generator_gradient_norm"], optax.tree.norm(g), rtol=1e-4)
+    assert_allclose(log["discriminator_gradient_norm"], optax.tree.norm(d), rtol=1e-4)
+    x = generator.to_signed(jnp.asarray(batch[0]))
+    again = jnp.abs(model.apply(before.generator, x, jnp.asarray(batch[1])) - x).mean()
+    assert_allclose(log["generator_loss"] + 0.7 * again, g_loss, rtol=1e-5)
+    # R1 is weighed by half; the log holds the discriminator's loss with it.
+    assert_allclose(log["discriminator_loss"], d_loss, rtol=1e-5)
+    # Signs of tiny gradients decide Adam's first step, hence most entries only.
+    for params, gradient, found in (
+        (before.generator, g, after.generator),
+        (before.discriminator, d, after.discriminator),
+    ):
+        expected = adam_first_step(params, gradient, 1e-3)
+        off = jax.tree.map(lambda a, b: jnp.abs(a - b) > 2e-5, expected, found)
+        share = np.mean(
+            np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(off)])
+        )
+        assert share < 0.02
+
+
+def test_the_penalty_can_be_left_out_or_weigh_more(model, judge, batch):
+    train, state = made(model, judge, batch, PLAIN._replace(r1_every=3))
+    _, log = train.step(state, jax.random.key(5), *batch, True)
+    plain, state = made(model, judge, batch, PLAIN)
+    _, once = plain.step(state, jax.random.key(5), *batch, True)
+    _, state = made(model, judge, batch, PLAIN)
+    _, without = plain.step(state, jax.random.key(5), *batch, False)
+    assert_allclose(log["penalty"], 3 * once["penalty"], rtol=1e-5)
+    assert without["penalty"] == 0
+    penalty = float(once["penalty"])
+    assert penalty > 1e-4
+    for weighed, times in ((once, 1), (log, 3)):
+        more = weighed["discriminator_loss"] - without["discriminator_loss"]
+        assert_allclose(more, times * 0.5 / 2 * penalty, rtol=1e-3)
+    assert once["generator_gradient_norm"] == without["generator_gradient_norm"]
+
+
+def test_parts_of_a_batch_give_the_mean_gradient(model, judge, batch):
+    """Each part draws its own classes, so each is compared by its own key."""
+    recipe = PLAIN._replace(accumulate=2, learning_rate=1.0)
+    train, state = made(model, judge, batch, recipe)
+    before = jax.tree.map(jnp.copy, state)
+    key = jax.random.key(5)
+    _, log = train.step(state, key, *batch, True)
+    keys = jax.random.split(jax.random.fold_in(key, 0), 2)
+    x = generator.to_signed(jnp.asarray(batch[0]))
+    gradients = []
+    for i, part_key in enumerate(keys):
+        part = slice(2 * i, 2 * i + 2)
+        targets = jax.random.randint(jax.random.split(part_key, 3)[2], (2,), 0, 3)
+
+        def loss(g, x=x[part], targets=targets):
+            fake = model.apply(g, x, targets)
+            logit = judge.apply(before.discriminator, fake)[jnp.arange(2), targets]
+            return jax.nn.softplus(-logit).mean()
+
+        gradients.append(jax.grad(loss)(before.generator))
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *gradients)
+    found = log["generator_gradient_norm"]
+    assert_allclose(found, optax.tree.norm(mean), rtol=1e-4)
+    alone = [optax.tree.norm(gradient) for gradient in gradients]
+    assert abs(found - sum(alone) / 2) > 1e-3  # not the mean of the norms
+
+
+def test_the_average_follows_the_generator(model, judge, batch):
+    train, state = made(model, judge, batch, PLAIN._replace(average=0.2))
+    average = jax.tree.map(jnp.copy, state.average)
+    for step in range(3):
+        state, _ = train.step(state, jax.random.key(5), *batch, False)
+        kept = min(0.2, (1 + step) / (10 + step))
+        average = jax.tree.map(
+            lambda a, g, kept=kept: kept * a + (1 - kept) * g, average, state.generator
+        )
+        jax.tree.map(
+            partial(assert_allclose, rtol=1e-5, atol=1e-6), average, state.average
+        )
+
+
+def test_augmentation_draws_anew_in_each_step(model, judge, batch):
+    train, state = made(model, judge, batch, PLAIN._replace(flip=True, crop=1.0))
+    still, same = made(model, judge, batch, PLAIN)
+    _, log = train.step(state, jax.random.key(5), *batch, False)
+    _, plain = still.step(same, jax.random.key(5), *batch, False)
+    assert log["discriminator_loss"] != plain["discriminator_loss"]
+
+
+def endless(batch, start):
+    step = start
+    while True:
+        order = np.random.default_rng(step).permutation(4)
+        yield Batch(*(leaf[order] for leaf in batch), np.full(4, -1, np.int32))
+        step += 1
+
+
+def fitted(model, judge, batch, folder, iterations, recipe=PLAIN, log=None):
+    train, state = made(model, judge, batch, recipe)
+    if saved := gt.checkpoints.steps(folder):
+        state = gt.restore(folder, saved[-1], state)
+    return gt.fit(
+        train,
+        recipe,
+        partial(endless, batch),
+        state,
+        jax.random.key(9),
+        folder,
+        gt.Schedule(iterations, log_every=2, checkpoint_every=3),
+        on_log=lambda state, step, entry: None if log is None else log.append(step),
+        on_batch=lambda batch: None,
+    )
+
+
+def test_a_stopped_training_goes_on_bit_for_bit(model, judge, batch, tmp_path):
+    recipe = PLAIN._replace(r1_every=2, flip=True, crop=0.5)
+    log = []
+    straight = fitted(model, judge, batch, tmp_path / "a", 5, recipe, log)
+    assert log == [2, 3, 4, 5]
+    fitted(model, judge, batch, tmp_path / "b", 3, recipe)
+    resumed = fitted(model, judge, batch, tmp_path / "b", 5, recipe)
+    assert int(resumed.step) == 5
+    jax.tree.map(np.testing.assert_array_equal, straight, resumed)
+    first = jax.tree.leaves(straight.generator)[0]
+    assert (first != jax.tree.leaves(straight.average)[0]).any()
+
+
+def test_a_training_that_diverges_stops_and_keeps_its_checkpoint(
+    model, judge, batch, tmp_path
+):
+    recipe = PLAIN._replace(learning_rate=1e30)
+    with pytest.raises(UserError, match=r"run: \w+ is not finite at step \d"):
+        fitted(model, judge, batch, tmp_path / "run", 20, recipe)
+    for step in gt.checkpoints.steps(tmp_path / "run"):
+        _, like = made(model, judge, batch, recipe)
+        kept = gt.restore(tmp_path / "run", step, like)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept))
+
+
+def test_a_step_is_compiled_once(model, judge, batch):
+    traces = []
+
+    def apply(params, x, labels):
+        traces.append(x.shape)
+        return model.apply(params, x, labels)
+
+    counted = model._replace(apply=apply)
+    train, state = made(counted, judge, batch, PLAIN)
+    for step in range(3):
+        state, _ = train.step(state, jax.random.key(step), *batch, False)
+    assert len(traces) == 1
