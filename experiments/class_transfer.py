@@ -38,6 +38,7 @@ from bspec_jax.errors import FlagError
 from bspec_jax.generator_training import Recipe, Schedule
 from bspec_jax.models.stargan import PRESETS, SMALLEST, Discriminator
 from experiments import class_transfer_analysis as analysis
+from experiments import inception
 from experiments.tables import number
 
 NAME = "class_transfer"
@@ -111,6 +112,8 @@ class Config(run.RunConfig):
     """Do not mirror images at random."""
     workers: int = 0
     """Processes that decode images; 0 decodes in threads of this one."""
+    inception_weights: Path | None = None
+    """Weights of Inception-v3 (inception-v3-compat of torch-fidelity), for the FID."""
     recogniser_epochs: int = 3
     """Passes of the classifier that recognises classes, of the training examples."""
     log_every: int = 50
@@ -152,6 +155,8 @@ class Config(run.RunConfig):
             raise FlagError("--classes needs at least two, to transfer between")
         if self.images and not self.figures_only:
             raise FlagError("--images needs --figures-only, and the --workdir of a run")
+        if self.inception_weights:
+            inception.check(self.inception_weights)
         within = range(self.branches)
         for name in ("components", "sweep"):
             if getattr(self, name):
@@ -376,6 +381,7 @@ def measure(
             recogniser,
             truth,
             config.diffusion_step,
+            config.inception_weights,
         ),
         "sigma": about["sigma"] if config.residual == "gaussian" else None,
         "parameters": analysis.count_parameters(state),
@@ -496,6 +502,7 @@ def summary(results: dict) -> str:
         ("PSNR of re-generation, dB", "psnr"),
         ("SSIM of re-generation", "ssim"),
         ("Frechet distance of transfers", "frechet"),
+        ("FID of transfers", "fid"),
     )
     lines = [f"{'on held-out images':32} {'generated':>9}  {'R alone':>8}"]
     lines += [

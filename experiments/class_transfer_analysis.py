@@ -21,9 +21,11 @@ from bspec_jax.generator import ClassTransfer, to_bytes, to_signed
 from bspec_jax.models.diffusion import spectrum
 from bspec_jax.models.resnet import WIDTHS
 from bspec_jax.statistics import mean_interval
+from experiments import inception
 
 RECOGNISER = "recogniser"  # folder of its checkpoints
 RECOGNISER_BRANCHES = 2
+RECOGNISER_WIDTHS = "wide8"
 RECOGNISER_EXAMPLES = 20_000  # of the training data, at most
 RECOGNISER_SIZE = 64  # pixels, at most
 RECIPE = Recipe(
@@ -103,7 +105,7 @@ def finish_recogniser(folder: Path, data: Data, epochs: int, seed: int) -> Recog
         small = [_shrunk(image, size) for image in train.images]
         train = Split(np.stack(small), train.labels)
     pixels = Pixels(*(np.float32(a) for a in channel_statistics(train.images)))
-    args = (WIDTHS["wide8"], RECOGNISER_BRANCHES)
+    args = (WIDTHS[RECOGNISER_WIDTHS], RECOGNISER_BRANCHES)
     network = classifier.build(*args, len(data.class_names), last_scale=0.05)
     about = classifier.describe(
         *args, data.class_names, train.images.shape[1:], pixels, clamp="hard"
@@ -196,13 +198,14 @@ def analyse(
     recogniser: Recogniser,
     truth: faces.Face | None,
     step: float,
+    inception_weights: Path | None,
 ) -> dict:
     """What results.json holds of a trained generator, on the test images."""
     x, labels = np.asarray(to_signed(jnp.asarray(data.test.images))), data.test.labels
     own = generator.decompose(model, params, x, labels)
     start = generator.decompose(model, initial, x, labels)
     return {
-        **transfer_scores(model, params, x, labels, own, recogniser),
+        **transfer_scores(model, params, x, labels, own, recogniser, inception_weights),
         **fidelity(x, own),
         **branch_scores(own.components),
         "initial": branch_scores(start.components)
@@ -216,7 +219,13 @@ def analyse(
 
 
 def transfer_scores(
-    model: ClassTransfer, params, x, labels, own, recogniser: Recogniser
+    model: ClassTransfer,
+    params,
+    x: np.ndarray,
+    labels: np.ndarray,
+    own: generator.Decomposition,
+    recogniser: Recogniser,
+    inception_weights: Path | None,
 ) -> dict:
     """How often images become what they are to become, and how real they look.
 
@@ -231,7 +240,7 @@ def transfer_scores(
     real, residual = recogniser.features(x), recogniser.features(own.residual)
     rates = np.zeros((num_classes, num_classes))
     rates_residual = np.zeros_like(rates)
-    distances = []
+    distances, fids = [], []
     fakes = to_all_classes(model, params, x, num_classes)
     for target, fake in enumerate(fakes):
         hit = recogniser.recognise(fake) == target
@@ -248,8 +257,17 @@ def transfer_scores(
             ]
             + [decomposition.frechet_distance(*halves)]
         )
+        if inception_weights:
+            of_real = np.asarray(to_bytes(x[of]))
+            fids.append(
+                [
+                    inception.fid(of_real, np.asarray(to_bytes(a)), inception_weights)
+                    for a in (fake[others], own.residual[others])
+                ]
+            )
     other = ~np.eye(num_classes, dtype=bool)
     frechet = np.mean(distances, 0)
+    fid = np.mean(fids, 0) if fids else (None, None)
     return {
         "recogniser_accuracy": (seen[0] == labels).mean(),
         "transfer_accuracy": rates[other].mean(),
@@ -261,6 +279,8 @@ def transfer_scores(
         "frechet": frechet[0],
         "frechet_residual": frechet[1],
         "frechet_real": frechet[2],
+        "fid": fid[0],
+        "fid_residual": fid[1],
     }
 
 

@@ -1,8 +1,10 @@
 """How the tests of the experiments start them and read what they leave."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from bspec_jax import sweeps
@@ -12,6 +14,38 @@ ROOT = Path(__file__).parent.parent
 
 def command(experiment, *flags):
     return [sys.executable, "-m", f"experiments.{experiment}", *map(str, flags)]
+
+
+def start(experiment, shared, *flags):
+    """Starts the command; what one compiles, all later ones take from a cache."""
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(shared / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
+    return subprocess.Popen(
+        command(experiment, *flags),
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(process, status=0):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, err
+    return out, err
+
+
+def wait_for(path, text, process):
+    """Until a file of a running process holds the text."""
+    started = time.monotonic()
+    while not (path.exists() and text in path.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() - started < 200
+        time.sleep(0.002)
 
 
 def refuse(experiment, *flags):

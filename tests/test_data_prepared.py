@@ -11,7 +11,7 @@ import pytest
 from helpers import ROOT, by_image
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bspec_jax.data import load, prepare, prepared
+from bspec_jax.data import celeb_a_hq, load, prepare, prepared, sources
 from bspec_jax.errors import UserError
 
 PREPARE = """
@@ -209,3 +209,57 @@ def test_other_prepared_sets(monkeypatch):
 
     splits = {"train": train, "test": train}
     refuses("holds tfrecord .*another folder", splits, as_data_source=fails)
+
+
+class PreparedFaces:
+    """What `celeb_a_hq` uses of a builder: images without classes."""
+
+    name, data_dir = "celeb_a_hq/8", "DATA"
+
+    def __init__(self, files, prepared=True):
+        self.files, self.prepared = files, prepared
+
+    def is_prepared(self):
+        return self.prepared
+
+    def as_data_source(self, split, decoders=None):
+        assert split == "train"
+        return [
+            {
+                "image": b"" if decoders else np.full((8, 8, 3), i, np.uint8),
+                "image/filename": f"data8x8/{name}".encode(),
+            }
+            for i, name in enumerate(self.files)
+        ]
+
+
+def test_celeb_a_hq_takes_its_classes_from_a_file(monkeypatch, tmp_path):
+    files = [f"{i:05}.png" for i in reversed(range(40))]
+    monkeypatch.setattr(celeb_a_hq, "builder", lambda *_: PreparedFaces(files))
+    path = tmp_path / celeb_a_hq.LABELS
+
+    def find():
+        return sources.find("celeb_a_hq/8", tmp_path)
+
+    with pytest.raises(UserError, match=r"write .*labels.csv with a line FILE,CLASS"):
+        find()
+    path.write_text("00001.png\n")
+    with pytest.raises(UserError, match=r"labels.csv, line 1: must be FILE,CLASS"):
+        find()
+    path.write_text("x.png,male\n")
+    with pytest.raises(UserError, match=r"names no image of celeb_a_hq/8, such as 000"):
+        find()
+    lines = [f"{name},{'male' if int(name[:5]) % 3 else 'female'}" for name in files]
+    path.write_text("\n".join(lines[:-2]))  # without 00000 and 00001
+    source = find()
+    assert source.class_names == ("female", "male")
+    assert (source.train.count, source.test.count) == (36, 2)
+    # In the order of the names from 00002 on, every fifteenth for testing.
+    test = source.test.read(np.array([1, 0]))
+    assert test.images[:, 0, 0, 0].tolist() == [39 - 31, 39 - 16]
+    assert test.labels.tolist() == [int(31 % 3 > 0), int(16 % 3 > 0)]
+    assert source.train.labels()[:3].tolist() == [1, 0, 1]  # 2, 3, 4
+    unprepared = PreparedFaces(files, prepared=False)
+    monkeypatch.setattr(celeb_a_hq, "builder", lambda *_: unprepared)
+    with pytest.raises(UserError, match="celeb_a_hq/8 is not prepared in DATA: run"):
+        find()

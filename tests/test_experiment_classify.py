@@ -1,19 +1,15 @@
 """The classifier's command, on images of 8 pixels that tests write themselves."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import ROOT, command, without_timing
+from helpers import finish, start, wait_for, without_timing
 from numpy.testing import assert_allclose, assert_array_equal
 from test_data import write_idx
 
@@ -62,20 +58,7 @@ def images(shared):
 
 
 def classify(shared, *flags, experiment="classify"):
-    """Starts the command; what one compiles, all later ones take from a cache."""
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(shared / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    }
-    return subprocess.Popen(
-        command(experiment, *flags),
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    return start(experiment, shared, *flags)
 
 
 def flags_for(images, workdir):
@@ -86,12 +69,6 @@ def flags_for(images, workdir):
         *("--checkpoint-every", 6, "--learning-rate", 0.02, "--crop-padding", 1),
         "--skip-flip",
     ]
-
-
-def finish(process, status=0):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == status, err
-    return out, err
 
 
 @pytest.fixture(scope="module")
@@ -246,14 +223,6 @@ def resuming_a_damaged_copy_is_one_line(shared, images, stopped):
 
 def leaves(loaded):
     return jax.tree.leaves((loaded.params, loaded.batch_stats))
-
-
-def wait_for(path: Path, text: str, process) -> None:
-    start = time.monotonic()
-    while not (path.exists() and text in path.read_text()):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() - start < 200
-        time.sleep(0.002)
 
 
 MISSING = ("--dataset", "folder", "--data-dir", "missing")

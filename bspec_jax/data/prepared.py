@@ -38,7 +38,7 @@ def builder(name: str, data_dir: Path | None, **options: Any) -> Any:
     import tensorflow_datasets as tfds  # takes a while, and other sets do without
 
     try:
-        with _quiet():
+        with quiet():
             return tfds.builder(name, data_dir=data_dir, **options)
     except tfds.core.registered.DatasetNotFoundError:
         known = tfds.list_builders(with_community_datasets=False)
@@ -56,7 +56,7 @@ def builder(name: str, data_dir: Path | None, **options: Any) -> Any:
 
 def is_prepared(name: str, data_dir: Path | None) -> bool:
     """Whether a set was prepared in `data_dir`, by default tfds' own folder."""
-    with _quiet():
+    with quiet():
         return builder(name, data_dir).is_prepared()
 
 
@@ -68,7 +68,7 @@ def find(name: str, data_dir: Path | None, image_size: int | None) -> Source:
         TensorFlow, damaged, or not one of images and their classes.
     """
     made = builder(name, data_dir)
-    with _quiet():
+    with quiet():
         names = class_names(name, made)
         if not made.is_prepared():
             raise UserError(
@@ -120,7 +120,7 @@ def _part(made, split, num_classes, image_size):
             f"`{command(made.name, Path('OTHER_DIR'))}`"
         ) from None
     except (OSError, RuntimeError, ValueError) as error:
-        raise _damaged(made, error) from None
+        raise damaged(made, error) from None
     return Part(
         len(source),
         partial(_read, made, split, source, num_classes, image_size),
@@ -130,10 +130,10 @@ def _part(made, split, num_classes, image_size):
 
 def _read(made, split, source, num_classes, image_size, indices: np.ndarray):
     try:
-        with _quiet():
+        with quiet():
             examples = [source[int(index)] for index in indices]
     except (OSError, RuntimeError, ValueError) as error:
-        raise _damaged(made, error) from None
+        raise damaged(made, error) from None
     images = [example["image"] for example in examples]
     labels = _checked_labels(made, split, num_classes, examples)
     return make_split(images, labels, image_size)
@@ -143,7 +143,7 @@ def _labels(made, split, num_classes):
     import tensorflow_datasets as tfds
 
     decoders = {"image": tfds.decode.SkipDecoding()}
-    with _quiet():
+    with quiet():
         examples = list(made.as_data_source(split, decoders=decoders))
     return _checked_labels(made, split, num_classes, examples)
 
@@ -158,7 +158,8 @@ def _checked_labels(made, split, num_classes, examples):
     return labels
 
 
-def _damaged(made, error):
+def damaged(made: Any, error: Exception) -> UserError:
+    """The complaint about a set that cannot be read."""
     return UserError(
         f"{made.data_dir} is damaged ({one_line(error)}): delete it and run "
         f"`python -m bspec_jax.data.prepare {made.name}` with the same --data-dir"
@@ -172,7 +173,7 @@ def one_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without tfds' warnings, such as that a set is not there."""
     logger = logging.getLogger("absl")
     level = logger.level

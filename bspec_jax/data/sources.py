@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from bspec_jax.data import faces, fashion_mnist, folder, prepared
+from bspec_jax.data import celeb_a_hq, faces, fashion_mnist, folder, prepared
 from bspec_jax.data.images import Source, Split, check_one_shape
 from bspec_jax.errors import FlagError, UserError, flag
 
@@ -138,6 +138,8 @@ def find(
     data_dir = Path(data_dir).expanduser() if data_dir else None
     if name == "faces":
         return faces.find(image_size)
+    if name.split("/")[0] == "celeb_a_hq":
+        return celeb_a_hq.find(name, data_dir, image_size)
     if name == "folder":
         return folder.find(data_dir, image_size)
     if name == "fashion_mnist":

@@ -1,0 +1,215 @@
+"""The class-transfer generator and its training step in PyTorch, for `generator`."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from bspec_jax.generator_training import BETAS, Recipe
+from bspec_jax.models.stargan import EPSILON, LEAK, ROOT_HALF
+
+FORMS = ("grouped", "channels_last", "loop")
+Parameters = dict[str, torch.Tensor]
+
+
+def flatten(tree: Mapping, path: str = "") -> dict[str, np.ndarray]:
+    """Leaves by path."""
+    out = {}
+    for name, leaf in tree.items():
+        here = f"{path}/{name}" if path else name
+        out |= flatten(leaf, here) if isinstance(leaf, Mapping) else {here: leaf}
+    return out
+
+
+def stacked(tree: Mapping, branches: slice) -> Parameters:
+    """A generator's parameters; kernels of convolutions joined as groups."""
+    joined = {}
+    for path, leaf in flatten(tree).items():
+        leaf = np.array(leaf)[branches]
+        if leaf.ndim == 5:  # M H W I O to (M O) I H W
+            leaf = leaf.transpose(0, 4, 3, 1, 2)
+            leaf = leaf.reshape(-1, *leaf.shape[2:])
+        elif "Dense" not in path and "classes" not in path:
+            leaf = leaf.reshape(-1)
+        joined[path] = torch.from_numpy(np.ascontiguousarray(leaf)).requires_grad_()
+    return joined
+
+
+def plain(tree: Mapping) -> Parameters:
+    """The discriminator's or the diffusion's parameters."""
+    joined = {}
+    for path, leaf in flatten(tree).items():
+        leaf = np.array(leaf)
+        if leaf.ndim == 4:
+            leaf = leaf.transpose(3, 2, 0, 1)
+        joined[path.removeprefix("params/")] = torch.from_numpy(
+            np.ascontiguousarray(leaf)
+        ).requires_grad_()
+    return joined
+
+
+def conv(params: Parameters, name: str, x, groups: int = 1, padding: str = "same"):
+    bias = params.get(f"{name}/bias")
+    return functional.conv2d(
+        x, params[f"{name}/kernel"], bias, padding=padding, groups=groups
+    )
+
+
+def leaky(x):
+    return functional.leaky_relu(x, LEAK)
+
+
+def half(x):
+    return functional.avg_pool2d(x, 2)
+
+
+def double(x):
+    return functional.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def generate(params: Parameters, x, labels, shared: bool):
+    """The sum of branches, `[N, C, H, W]`; x `[N, C or M C, H, W]`."""
+    groups, channels = params["classes/embedding"].shape[0], params["last/bias"].numel()
+    style = params["classes/embedding"][:, labels]  # [M, N, STYLE]
+
+    def norm(x, name):
+        x = functional.instance_norm(x, eps=EPSILON)
+        if f"{name}/scale" in params:
+            scale, shift = params[f"{name}/scale"], params[f"{name}/bias"]
+            return x * scale[:, None, None] + shift[:, None, None]
+        weight, bias = params[f"{name}/Dense_0/kernel"], params[f"{name}/Dense_0/bias"]
+        both = torch.einsum("mns,msc->nmc", style, weight) + bias
+        scale, shift = (a.flatten(1)[..., None, None] for a in both.chunk(2, -1))
+        return (1 + scale) * x + shift
+
+    def block(x, name):
+        kind = "AdaIN" if f"{name}/AdaIN_0/Dense_0/kernel" in params else "InstanceNorm"
+        width_in = x.shape[1]
+        width_out = params[f"{name}/Conv_1/kernel"].shape[0]
+        resize = None
+        if width_in != width_out:
+            resize = double if kind == "AdaIN" else half
+        y = leaky(norm(x, f"{name}/{kind}_0"))
+        if resize is double:
+            y = double(y)
+        y = conv(params, f"{name}/Conv_0", y, groups)
+        if resize is half:
+            x, y = half(x), half(y)
+        y = conv(params, f"{name}/Conv_1", leaky(norm(y, f"{name}/{kind}_1")), groups)
+        if f"{name}/shortcut/kernel" in params:
+            x = conv(params, f"{name}/shortcut", x, groups)
+        return ((double(x) if resize is double else x) + y) * ROOT_HALF
+
+    x = conv(params, "first", x, 1 if shared else groups)
+    blocks = sum(name.endswith("/Conv_0/kernel") for name in params)
+    for i in range(blocks):
+        x = block(x, f"Block_{i}")
+    x = conv(params, "last", leaky(norm(x, "norm")), groups)
+    return x.unflatten(1, (groups, channels // groups)).sum(1)
+
+
+def diffuse(params: Parameters, x, num_steps: int, step: float):
+    """R, and the M components side by side, `[N, M C, H, W]`."""
+
+    def velocity(u):
+        for i in range(7):
+            u = leaky(conv(params, f"Conv_{i}", u))
+        return conv(params, "Conv_7", u)
+
+    u, p = x, []
+    for _ in range(num_steps):
+        p.append(velocity(u))
+        u = u - step * p[-1]
+    p.append(velocity(u))
+    phi = [(k + 1) * step * (p[k] - p[k + 1]) for k in range(num_steps)]
+    return u + num_steps * step * p[-1], torch.cat(phi, 1)
+
+
+def judge(params: Parameters, x, labels):
+    """The discriminator's logit of each image for its class."""
+    x = conv(params, "Conv_0", x)
+    blocks = sum(name.startswith("Block") and "Conv_0/k" in name for name in params)
+    for i in range(blocks):
+        y = half(conv(params, f"Block_{i}/Conv_0", leaky(x)))
+        y = conv(params, f"Block_{i}/Conv_1", leaky(y))
+        x = half(x)
+        if f"Block_{i}/shortcut/kernel" in params:
+            x = conv(params, f"Block_{i}/shortcut", x)
+        x = (x + y) * ROOT_HALF
+    x = leaky(conv(params, "Conv_1", leaky(x), padding="valid"))
+    return conv(params, "Conv_2", x).flatten(1).gather(1, labels[:, None])
+
+
+def work(
+    params: Mapping, about: Mapping, recipe: Recipe, images, labels, targets, form: str
+) -> tuple[Callable[[], torch.Tensor], Callable[[], tuple[float, float]]]:
+    """The forward pass, and a training step that returns both losses.
+
+    Args:
+      params: `generator` and `discriminator` of the JAX network.
+      images: `[N, H, W, C]` in -1..1.
+      form: of the branches, one of `FORMS`.
+    """
+    m, learnt = about["branches"], about["residual"] == "diffusion"
+    layout = torch.channels_last if form == "channels_last" else torch.contiguous_format
+    parts = [slice(k, k + 1) for k in range(m)] if form == "loop" else [slice(None)]
+    branches = [stacked(params["generator"]["branches"], part) for part in parts]
+    velocity = plain(params["generator"]["velocity"])
+    discriminator = plain(params["discriminator"])
+    channels = images.shape[-1]
+    x = torch.from_numpy(np.array(images).transpose(0, 3, 1, 2)).contiguous(
+        memory_format=layout
+    )
+    residual = None
+    if not learnt:
+        from bspec_jax.models.diffusion import blur
+
+        blurred = np.array(blur(images, about["sigma"]))
+        residual = torch.from_numpy(blurred.transpose(0, 3, 1, 2).copy())
+    labels, targets = (torch.from_numpy(np.array(a)).long() for a in (labels, targets))
+    everything = [*branches, velocity, discriminator]
+    for leaf in (leaf for tree in everything for leaf in tree.values()):
+        if leaf.ndim == 4:
+            leaf.data = leaf.data.to(memory_format=layout)
+    players = [
+        torch.optim.Adam(leaves, lr=recipe.learning_rate, betas=BETAS)
+        for leaves in (
+            [leaf for tree in (*branches, velocity) for leaf in tree.values()],
+            list(discriminator.values()),
+        )
+    ]
+
+    def forward():
+        if not learnt:
+            return residual + sum(generate(b, x, targets, True) for b in branches)
+        r, phi = diffuse(velocity, x, m, about["diffusion_step"])
+        inputs = phi.split(channels, 1) if form == "loop" else [phi]
+        pairs = zip(branches, inputs, strict=True)
+        return r + sum(generate(b, part, targets, False) for b, part in pairs)
+
+    def step():
+        fake = forward()
+        real = x.detach().requires_grad_()
+        logit = judge(discriminator, real, labels)
+        (slope,) = torch.autograd.grad(logit.sum(), real, create_graph=True)
+        penalty = (slope**2).sum((1, 2, 3)).mean()
+        loss = functional.softplus(-logit).mean() + recipe.r1_weight / 2 * penalty
+        loss = (
+            loss
+            + functional.softplus(judge(discriminator, fake.detach(), targets)).mean()
+        )
+        judged = judge({k: v.detach() for k, v in discriminator.items()}, fake, targets)
+        own = functional.softplus(-judged).mean()
+        for player, objective in zip(players, (own, loss), strict=True):
+            player.zero_grad()
+            objective.backward()
+        for player in players:
+            player.step()
+        return own.item(), loss.item()
+
+    def quick_forward():
+        with torch.no_grad():
+            return forward()
+
+    return quick_forward, step
