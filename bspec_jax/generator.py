@@ -190,6 +190,17 @@ def transfer(
     return _in_batches(model.apply, params, x, labels)
 
 
+def to_all_classes(
+    model: ClassTransfer,
+    params: Tree,
+    x: Float[np.ndarray, "N H W C"],
+    num_classes: int,
+) -> Float[np.ndarray, "classes N H W C"]:
+    """Every image as one of every class."""
+    targets = np.arange(num_classes, dtype=np.int32)[:, None].repeat(len(x), 1)
+    return np.stack([transfer(model, params, x, to) for to in targets])
+
+
 def decompose(
     model: ClassTransfer,
     params: Tree,

@@ -74,8 +74,8 @@ def training(
     """The training of a generator and its discriminator by a recipe, jitted.
 
     Non-saturating losses on the logit of the class that an image has or is to have;
-    that class is uniform, the image's own included. Both players move at once, by the
-    gradients at the same parameters, so that one pass of the generator serves both.
+    that class is uniform, the image's own included. The discriminator moves first, and
+    the generator against the new one, by the same generated images.
 
     Source: appendix E; Mescheder et al., arXiv 1801.04406 (R1); Karras et al., arXiv
     1912.04958 (a penalty in some steps only).
@@ -100,89 +100,87 @@ def training(
         return jnp.take_along_axis(judge.apply(discriminator, x), labels[:, None], 1)
 
     def on_real(discriminator, x, labels, penalise):
-        """Loss on real images."""
+        """Logits of real images, and the penalty."""
         if not penalise:
-            real = logit(discriminator, x, labels)
-            return jax.nn.softplus(-real).mean(), (real, 0.0)
+            return logit(discriminator, x, labels), 0.0
 
         def total(x):
             real = logit(discriminator, x, labels)
             return real.sum(), real
 
         slope, real = jax.grad(total, has_aux=True)(x)
-        penalty = (slope**2).sum((1, 2, 3)).mean()
-        weight = recipe.r1_every * recipe.r1_weight / 2
-        return jax.nn.softplus(-real).mean() + weight * penalty, (real, penalty)
+        return real, recipe.r1_every * (slope**2).sum((1, 2, 3)).mean()
 
-    def gradients(state, key, images, labels, penalise):
-        """Of both players on a part of the batch, and its log."""
+    def discriminator_loss(discriminator, generator, part, penalise):
+        x, labels, targets = part
+        real, penalty = on_real(discriminator, x, labels, penalise)
+        fake = logit(discriminator, model.apply(generator, x, targets), targets)
+        loss = jax.nn.softplus(-real).mean() + jax.nn.softplus(fake).mean()
+        loss = loss + recipe.r1_weight / 2 * penalty
+        return loss, {
+            "discriminator_loss": loss,
+            "real_accuracy": (real > 0).mean(),
+            "fake_accuracy": (fake < 0).mean(),
+            "penalty": penalty,
+        }
+
+    def generator_loss(generator, discriminator, part):
+        x, labels, targets = part
+        fake = logit(discriminator, model.apply(generator, x, targets), targets)
+        loss = jax.nn.softplus(-fake).mean()
+        if recipe.reconstruction_weight:
+            off = jnp.abs(model.apply(generator, x, labels) - x).mean()
+            loss = loss + recipe.reconstruction_weight * off
+        return loss, {"generator_loss": loss}
+
+    def gradient(loss, params, other, parts, *static):
+        """Gradient and log, means over the parts of the batch."""
+
+        def of_part(part):
+            return jax.grad(loss, has_aux=True)(params, other, part, *static)
+
+        if recipe.accumulate == 1:
+            return of_part(parts)
+        split = jax.tree.map(
+            lambda a: a.reshape(recipe.accumulate, -1, *a.shape[1:]), parts
+        )
+        found = jax.lax.map(of_part, split)
+        return jax.tree.map(lambda leaf: leaf.mean(0), found)
+
+    def drawn(key, images, labels):
+        """Images as they are shown in this step, and the classes to aim at."""
         keys = jax.random.split(key, 3)
         x = to_signed(images)
         if recipe.flip:
             x = random_flip(keys[0], x)
         if recipe.crop:
             x = random_resized_crop(keys[1], x, recipe.crop)
-        targets = jax.random.randint(keys[2], labels.shape, 0, num_classes)
-
-        def reconstruct(generator):
-            off = jnp.abs(model.apply(generator, x, labels) - x).mean()
-            return recipe.reconstruction_weight * off
-
-        fake, pull = jax.vjp(lambda p: model.apply(p, x, targets), state.generator)
-        (real_loss, (real, penalty)), on_real_gradient = jax.value_and_grad(
-            on_real, has_aux=True
-        )(state.discriminator, x, labels, penalise)
-        faked, back = jax.vjp(
-            lambda d, fake: logit(d, fake, targets), state.discriminator, fake
-        )
-        # Slopes of softplus(l) for the discriminator, softplus(-l) for the generator.
-        size = len(images)
-        on_fake_gradient = back(jax.nn.sigmoid(faked) / size)[0]
-        of_image = back(-jax.nn.sigmoid(-faked) / size)[1]
-        generator_gradient = pull(of_image)[0]
-        if recipe.reconstruction_weight:
-            more = jax.grad(reconstruct)(state.generator)
-            generator_gradient = jax.tree.map(jnp.add, generator_gradient, more)
-        log = {
-            "generator_loss": jax.nn.softplus(-faked).mean(),
-            "discriminator_loss": real_loss + jax.nn.softplus(faked).mean(),
-            "real_accuracy": (real > 0).mean(),
-            "fake_accuracy": (faked < 0).mean(),
-            "penalty": recipe.r1_every * penalty,
-        }
-        discriminator_gradient = jax.tree.map(
-            jnp.add, on_real_gradient, on_fake_gradient
-        )
-        return generator_gradient, discriminator_gradient, log
+        return x, labels, jax.random.randint(keys[2], labels.shape, 0, num_classes)
 
     def step(state, key, images, labels, penalise):
-        key = jax.random.fold_in(key, state.step)
-        parts = recipe.accumulate
-        if parts == 1:
-            found = gradients(state, key, images, labels, penalise)
-        else:
-            split = jax.tree.map(
-                lambda a: a.reshape(parts, -1, *a.shape[1:]), (images, labels)
-            )
-            found = jax.lax.map(
-                lambda part: gradients(state, *part, penalise),
-                (jax.random.split(key, parts), *split),
-            )
-            found = jax.tree.map(lambda leaf: leaf.mean(0), found)
-        to_generator, to_discriminator, log = found
-        generator, generator_opt = _update(
-            optimizer, to_generator, state.generator_opt, state.generator
+        batch = drawn(jax.random.fold_in(key, state.step), images, labels)
+        to_discriminator, log = gradient(
+            discriminator_loss, state.discriminator, state.generator, batch, penalise
         )
         discriminator, discriminator_opt = _update(
             optimizer, to_discriminator, state.discriminator_opt, state.discriminator
+        )
+        # XLA finds that the images are generated twice, and does it once.
+        to_generator, more = gradient(
+            generator_loss, state.generator, discriminator, batch
+        )
+        generator, generator_opt = _update(
+            optimizer, to_generator, state.generator_opt, state.generator
         )
         # At first fewer steps are averaged, or the initial values would weigh too much.
         kept = jnp.minimum(recipe.average, (1 + state.step) / (10 + state.step))
         average = jax.tree.map(
             lambda old, new: kept * old + (1 - kept) * new, state.average, generator
         )
-        log["generator_gradient_norm"] = optax.tree.norm(to_generator)
-        log["discriminator_gradient_norm"] = optax.tree.norm(to_discriminator)
+        log |= more | {
+            "generator_gradient_norm": optax.tree.norm(to_generator),
+            "discriminator_gradient_norm": optax.tree.norm(to_discriminator),
+        }
         state = TrainState(
             state.step + 1,
             generator,

@@ -25,24 +25,24 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from bspec_jax import checkpoints, figures, files, generator, run
 from bspec_jax import generator_training as gt
-from bspec_jax.data import sources, streaming
-from bspec_jax.data.folder import read_images
-from bspec_jax.data.images import Split, of_classes
+from bspec_jax.data import streaming
+from bspec_jax.data.images import Part, Split
 from bspec_jax.errors import FlagError
 from bspec_jax.generator_training import Recipe, Schedule
 from bspec_jax.models.stargan import PRESETS, SMALLEST, Discriminator
 from experiments import class_transfer_analysis as analysis
-from experiments import inception
+from experiments import class_transfer_data, inception, recogniser
+from experiments import class_transfer_pictures as pictures
+from experiments.class_transfer_data import Data
+from experiments.recogniser import Recogniser
 from experiments.tables import number
 
 NAME = "class_transfer"
-SHOWN = 3  # examples of each class in the figures
 MONITORED = 96  # test images that are looked at while training
 COUNTS = (
     "branches",
@@ -82,7 +82,7 @@ class Config(run.RunConfig):
     """R: of the learnt nonlinear diffusion, whose components the branches read, or a
     Gaussian blur, where they read the image."""
     sigma: float | None = None
-    """Of the blur, in pixels. Default: a sixteenth of the side."""
+    """Of the blur, in pixels. Default: an eighth of the side."""
     diffusion_step: float = 0.1
     """Step of the diffusion."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -206,94 +206,77 @@ def span(numbers: range) -> str:
 def main(config: Config) -> None:
     started = time.perf_counter()
     if config.figures_only:
-        run.redraw(config.workdir, NAME, partial(draw, config))
+        run.redraw(config.workdir, NAME, partial(pictures.draw, config))
         return
-    data = load_data(config)
+    data = class_transfer_data.load(
+        config.dataset,
+        config.data_dir,
+        config.classes,
+        config.size,
+        config.test_examples,
+        config.seed,
+    )
     workdir = run.start(config, NAME)
     config = dataclasses.replace(config, workdir=workdir)
-    recogniser = analysis.finish_recogniser(
+    for complaint in data.unreadable:
+        print(f"skipped: {complaint}")
+    classifier = recogniser.finish(
         workdir / "checkpoints", data, config.recogniser_epochs, config.seed
     )
-    state = finish_generator(config, data, recogniser)
-    results = measure(config, data, recogniser, state)
-    run.conclude(workdir, config, results, started, partial(draw, config), summary)
+    about = describe(config, data)
+    state = train(config, data, about, classifier)
+    results = measure(config, data, about, classifier, state)
+    draw = partial(pictures.draw, config)
+    run.conclude(workdir, config, results, started, draw, summary)
 
 
-def load_data(config: Config) -> analysis.Data:
-    """The chosen classes, held-out images of each of them, and what is unreadable."""
-    source = sources.find(config.dataset, config.data_dir, config.size)
-    source = of_classes(source, config.classes or source.class_names)
-    if len(source.class_names) < 2:
-        raise FlagError(
-            f"{config.dataset} has a single class: choose another --dataset"
-        )
-    for part, name in ((source.train, "training"), (source.test, "test")):
-        present = set(part.labels().tolist())
-        for label, of in enumerate(source.class_names):
-            if label not in present:
-                raise run.UserError(
-                    f"{source.name} has no {name} image of class {of}: add some, or "
-                    "leave it out of --classes"
-                )
-    held_out = analysis.balanced(
-        source.test.labels(), config.test_examples, config.seed
-    )
-    test, unreadable = streaming.read_readable(source.test, held_out)
-    train, more = streaming.in_memory(source.train, test.images[0].size)
-    for complaint in (*unreadable, *more):
-        print(f"skipped: {complaint}")
-    return analysis.Data(
-        source.name, source.class_names, train, test, held_out, [*unreadable, *more]
-    )
-
-
-def describe(config: Config, data: analysis.Data) -> dict:
+def describe(config: Config, data: Data) -> dict:
+    """The description of the generator."""
     return generator.describe(
         config.preset,
         config.branches,
         data.class_names,
         data.test.images.shape[1:],
         config.residual,
-        sigma=config.sigma or config.size / 16,
+        sigma=config.sigma or config.size / 8,
         diffusion_step=config.diffusion_step,
         precision=config.precision,
         dataset=data.name,
     )
 
 
-def finish_generator(
-    config: Config, data: analysis.Data, recogniser: analysis.Recogniser
+def train(
+    config: Config, data: Data, about: dict, classifier: Recogniser
 ) -> gt.TrainState:
-    """Trains the generator, or goes on; writes metrics.jsonl, samples, checkpoints."""
+    """Trains the generator, or goes on; shows the progress."""
     folder = config.workdir / "checkpoints" / generator.MAIN
-    about, recipe = describe(config, data), config.recipe()
+    recipe, num_classes = config.recipe(), len(data.class_names)
     model = generator.build(about, sequential=config.sequential)
-    preset, num_classes = PRESETS[config.preset], len(data.class_names)
+    preset = PRESETS[config.preset]
     judge = Discriminator(
         preset.discriminator_base, preset.discriminator_most, num_classes
     )
-    train = gt.training(model, judge, num_classes, recipe)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
-    first = data.test.images[:1], data.test.labels[:1]
-    state = train.init(keys[0], *first)
-    done = max(checkpoints.steps(folder), default=0)
-    if checkpoints.steps(folder):
-        state = gt.restore(folder, done, state)
+    training = gt.training(model, judge, num_classes, recipe)
+    init_key, step_key = jax.random.split(
+        jax.random.fold_in(jax.random.key(config.seed), 1)
+    )
+    state = training.init(init_key, data.test.images[:1], data.test.labels[:1])
+    if saved := checkpoints.steps(folder):
+        state = gt.restore(folder, saved[-1], state)
     else:
         checkpoints.describe(folder, about)
         gt.save(folder, state)
+    done = int(state.step)
     files.keep_metrics(config.workdir, lambda line: line["step"] <= done)
-    monitored = Split(*(leaf[:MONITORED] for leaf in data.test))
-    known, new = set(unreadable(config, data)), []
-
-    def on_batch(batch):
-        for index in set(batch.skipped.tolist()) - {-1}:
-            complaint = streaming.complaint(data.train, index)
-            if complaint not in known:
-                known.add(complaint)
-                new.append(complaint)
-                tqdm.write(f"skipped: {complaint}")
-
+    batches = partial(
+        streaming.batches,
+        data.train,
+        config.batch_size,
+        config.seed,
+        workers=config.workers,
+    )
+    schedule = Schedule(config.iterations, config.log_every, config.checkpoint_every)
+    skipped = Skipped(data.train, unreadable(config, data))
     with run.progress_bar(
         config.iterations * config.batch_size,
         f"{config.residual} R, M = {config.branches}",
@@ -303,42 +286,62 @@ def finish_generator(
 
         def on_log(state, step, log):
             record = {"step": step, **{k: v.mean() for k, v in log.items()}}
-            if new:
-                record["skipped"] = list(new)
-                new.clear()
             if step % config.checkpoint_every == 0 or step == config.iterations:
-                found, samples = analysis.look(
-                    model, state.average, monitored, recogniser
-                )
-                record |= found
-                run.save_figures(
-                    config.workdir,
-                    {f"{step:07d}": figures.transfers(data.class_names, **samples)},
-                    "samples",
-                )
+                record |= look(config, data, model, state, classifier)
+            if skipped.new:
+                record["skipped"] = skipped.take()
             files.append_metrics(config.workdir, record)
             advance(len(log["penalty"]) * config.batch_size)
 
         return gt.fit(
-            train,
+            training,
             recipe,
-            partial(
-                streaming.batches,
-                data.train,
-                config.batch_size,
-                config.seed,
-                workers=config.workers,
-            ),
+            batches,
             state,
-            keys[1],
+            step_key,
             folder,
-            Schedule(config.iterations, config.log_every, config.checkpoint_every),
+            schedule,
             on_log,
-            on_batch,
+            skipped.see,
         )
 
 
-def unreadable(config: Config, data: analysis.Data) -> list[str]:
+def look(
+    config: Config,
+    data: Data,
+    model: generator.ClassTransfer,
+    state: gt.TrainState,
+    classifier: Recogniser,
+) -> dict:
+    """Evaluates on some test images, and draws what becomes of a few."""
+    monitored = Split(*(leaf[:MONITORED] for leaf in data.test))
+    found, samples = analysis.look(model, state.average, monitored, classifier)
+    figure = figures.transfers(data.class_names, **samples)
+    run.save_figures(config.workdir, {f"{int(state.step):07d}": figure}, "samples")
+    return found
+
+
+class Skipped:
+    """Tells once of each training image that cannot be read."""
+
+    def __init__(self, part: Part, known: list[str]):
+        self.part, self.known, self.indices, self.new = part, set(known), set(), []
+
+    def see(self, batch: streaming.Batch) -> None:
+        for index in set(batch.skipped.tolist()) - {-1} - self.indices:
+            self.indices.add(index)
+            complaint = streaming.complaint(self.part, index)
+            if complaint not in self.known:
+                self.new.append(complaint)
+                tqdm.write(f"skipped: {complaint}")
+
+    def take(self) -> list[str]:
+        """What is new since the last call."""
+        new, self.new = self.new, []
+        return new
+
+
+def unreadable(config: Config, data: Data) -> list[str]:
     """Complaints about all files that were left out so far."""
     lines = files.read_metrics(config.workdir)
     later = [complaint for line in lines for complaint in line.get("skipped", ())]
@@ -347,30 +350,16 @@ def unreadable(config: Config, data: analysis.Data) -> list[str]:
 
 def measure(
     config: Config,
-    data: analysis.Data,
-    recogniser: analysis.Recogniser,
+    data: Data,
+    about: dict,
+    classifier: Recogniser,
     state: gt.TrainState,
 ) -> dict:
     """All that results.json holds; saves what the figures show."""
-    about = describe(config, data)
     model = generator.build(about)
     folder = config.workdir / "checkpoints" / generator.MAIN
     (initial,) = checkpoints.restore(folder, 0, model=state.average)
-    chosen = analysis.balanced(
-        data.test.labels, SHOWN * len(data.class_names), config.seed
-    )
-    chosen = chosen[np.argsort(data.test.labels[chosen], kind="stable")]
-    shown = show(
-        model,
-        state.average,
-        data.test.images[chosen],
-        data.test.labels[chosen],
-        len(data.class_names),
-    )
-    files.save_arrays(config.workdir / "decompositions.npz", shown)
-    truth = None
-    if data.name == "faces":
-        truth = analysis.ground_truth(data, config.size)
+    pictures.save(config, data, model, state.average)
     return {
         "classes": data.class_names,
         **analysis.analyse(
@@ -378,8 +367,7 @@ def measure(
             state.average,
             initial,
             data,
-            recogniser,
-            truth,
+            classifier,
             config.diffusion_step,
             config.inception_weights,
         ),
@@ -388,110 +376,6 @@ def measure(
         "unreadable": unreadable(config, data),
         "curves": files.read_metrics(config.workdir),
     }
-
-
-def show(
-    model: generator.ClassTransfer,
-    params,
-    images: np.ndarray,
-    labels: np.ndarray,
-    num_classes: int,
-) -> dict[str, np.ndarray]:
-    """What the figures show of some images, in short floats.
-
-    images, residual, generated `[S, H, W, C]`, labels `[S]`, transfers `[classes, S,
-    ...]`, components and, unless all branches read the image, inputs `[M, S, ...]`.
-    """
-    x = np.asarray(generator.to_signed(jnp.asarray(images)))
-    own = generator.decompose(model, params, x, labels)
-    shown = {
-        "images": x,
-        "residual": own.residual,
-        "generated": own.image,
-        "transfers": analysis.to_all_classes(model, params, x, num_classes),
-        "components": own.components,
-        "inputs": own.components[:0] if own.inputs is None else own.inputs,
-    }
-    short = {name: leaf.astype(np.float16) for name, leaf in shown.items()}
-    return short | {"labels": labels}
-
-
-SHOWN_ARRAYS = (
-    "images",
-    "labels",
-    "residual",
-    "generated",
-    "transfers",
-    "components",
-    "inputs",
-)
-
-
-def draw(config: Config, results: dict) -> dict:
-    """The figures of finished results, by file name."""
-    classes = results["classes"]
-    if config.images:
-        shown = show_own(config, results)
-    else:
-        like = dict.fromkeys(SHOWN_ARRAYS)
-        shown = files.load_arrays(config.workdir / "decompositions.npz", like)
-        shown = {
-            name: leaf if name == "labels" else leaf.astype(np.float32)
-            for name, leaf in shown.items()
-        }
-    drawn = draw_images(config, classes, shown, results)
-    if config.images:
-        return {f"own_{name}": figure for name, figure in drawn.items()}
-    drawn |= {
-        "class_transfer_training": figures.generator_training(results["curves"]),
-        "class_transfer_energy": figures.component_energy(results),
-        "class_transfer_rates": figures.transfer_rates(results),
-    }
-    if results["part_scores"]:
-        drawn["class_transfer_scores"] = figures.component_scores(results)
-    if results["spectrum"]:
-        drawn["class_transfer_spectrum"] = figures.diffusion_spectrum(results)
-    return drawn
-
-
-def draw_images(config: Config, classes, shown: dict, results: dict) -> dict:
-    """Figures 9 to 11, 13 to 15 and 18 to 20."""
-    labels = shown["labels"]
-    branches = range(len(shown["components"]))
-    components = config.components or tuple(branches)
-    largest = np.argsort(results["energy_share"])[::-1][:2].tolist()
-    subsets = config.subsets or results["subsets"]
-    drawn = {"fig09_regenerated": figures.transfers(classes, **shown)}
-    of_two = sorted({0, len(labels) - 1})
-    for name, example in zip(("fig10", "fig11"), of_two, strict=False):
-        drawn[f"{name}_components"] = figures.image_components(
-            shown, example, components
-        )
-    for name, component in zip(
-        ("fig13", "fig14"), config.sweep or largest, strict=False
-    ):
-        drawn[f"{name}_sweep"] = figures.component_sweep(shown, component)
-    drawn["fig15_subsets"] = figures.component_subsets(shown, subsets)
-    present = sorted(set(labels.tolist()))[:3]
-    for i, label in enumerate(present):
-        drawn[f"fig{18 + i}_decomposition"] = figures.decompositions(
-            shown, np.flatnonzero(labels == label), classes[label]
-        )
-    return drawn
-
-
-def show_own(config: Config, results: dict) -> dict:
-    """The user's images, each as one of the class that the classifier takes it for."""
-    trained = generator.load(config.workdir)
-    size, _, channels = trained.description["image_shape"]
-    images, paths = read_images(config.images, size, channels)
-    recogniser = analysis.load_recogniser(config.workdir / "checkpoints")
-    x = np.asarray(generator.to_signed(jnp.asarray(images)))
-    labels = recogniser.recognise(x).astype(np.int32)
-    classes = results["classes"]
-    for path, label in zip(paths, labels, strict=True):
-        print(f"{path}: taken for {classes[label]}")
-    return show(trained.model, trained.params, images, labels, len(classes))
 
 
 def summary(results: dict) -> str:

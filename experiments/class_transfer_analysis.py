@@ -1,140 +1,28 @@
 """What `experiments.class_transfer` measures: transfers, fidelity, branches, parts."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bspec_jax import checkpoints, classifier, decomposition, generator, run
+from bspec_jax import decomposition, generator
 from bspec_jax import specialization as sp
-from bspec_jax.classifier import Pixels
-from bspec_jax.classifier_training import Recipe, Schedule, fit
 from bspec_jax.data import faces
-from bspec_jax.data.images import Part, Split
-from bspec_jax.data.sources import channel_statistics
-from bspec_jax.data.streaming import read_readable
+from bspec_jax.data.images import Split
 from bspec_jax.generator import ClassTransfer, to_bytes, to_signed
+from bspec_jax.generator_training import TrainState
 from bspec_jax.models.diffusion import spectrum
-from bspec_jax.models.resnet import WIDTHS
 from bspec_jax.statistics import mean_interval
 from experiments import inception
+from experiments.class_transfer_data import Data, ground_truth
+from experiments.recogniser import Recogniser
 
-RECOGNISER = "recogniser"  # folder of its checkpoints
-RECOGNISER_BRANCHES = 2
-RECOGNISER_WIDTHS = "wide8"
-RECOGNISER_EXAMPLES = 20_000  # of the training data, at most
-RECOGNISER_SIZE = 64  # pixels, at most
-RECIPE = Recipe(
-    epochs=0, learning_rate=1e-3, batch_size=64, optimizer="adamw", crop_padding=2
-)
 LAYERS = ("albedo", "diffuse", "specular", "height", "normal_x", "normal_y")
 
 
-class Data(NamedTuple):
-    """The images of a run.
-
-    train: of which batches are drawn.
-    test: those that are measured on, `test_indices` of the set's.
-    unreadable: complaints about files that were left out.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-    train: Part
-    test: Split
-    test_indices: np.ndarray
-    unreadable: list[str]
-
-
-def balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Indices of about `count` examples, as many of each class, drawn at random.
-
-    They are ordered so that the classes take turns; a class that has fewer ends sooner.
-    """
-    rng = np.random.default_rng(seed)
-    classes = np.unique(labels)
-    each = -(-count // len(classes))
-    drawn = [rng.permutation(np.flatnonzero(labels == c))[:each] for c in classes]
-    place = np.concatenate([np.arange(len(of_class)) for of_class in drawn])
-    return np.concatenate(drawn)[np.argsort(place, kind="stable")]
-
-
-class Recogniser(NamedTuple):
-    """A classifier of the run's classes, trained on the same training images."""
-
-    trained: classifier.Classifier
-
-    def __call__(self, x: np.ndarray, features: bool = False) -> np.ndarray:
-        """Responses or features of images in -1..1, `[M, N, C or D]`."""
-        size = self.trained.description["image_shape"][0]
-        images = np.asarray(to_bytes(_resized(jnp.asarray(x), size)))
-        net, params, stats, pixels = self.trained[:4]
-        return classifier.predict(net, params, stats, images, pixels, features=features)
-
-    def recognise(self, x: np.ndarray) -> np.ndarray:
-        """The class of each image, `[N]`."""
-        return self(x).sum(0).argmax(-1)
-
-    def features(self, x: np.ndarray) -> np.ndarray:
-        """What the last layers of its branches read, side by side, `[N, D]`."""
-        return np.concatenate(list(self(x, features=True)), -1)
-
-
-@partial(jax.jit, static_argnums=1)
-def _resized(x, size):
-    if x.shape[1] == size:
-        return x
-    return jax.image.resize(x, (len(x), size, size, x.shape[-1]), "linear")
-
-
-def load_recogniser(folder: Path) -> Recogniser:
-    return Recogniser(classifier.load(folder / RECOGNISER))
-
-
-def finish_recogniser(folder: Path, data: Data, epochs: int, seed: int) -> Recogniser:
-    """Trains the classifier, or takes the one that was trained before."""
-    own = folder / RECOGNISER
-    chosen = balanced(data.train.labels(), RECOGNISER_EXAMPLES, seed)
-    train, _ = read_readable(data.train, np.sort(chosen))
-    size = min(train.images.shape[1], RECOGNISER_SIZE)
-    if train.images.shape[1] != size:
-        small = [_shrunk(image, size) for image in train.images]
-        train = Split(np.stack(small), train.labels)
-    pixels = Pixels(*(np.float32(a) for a in channel_statistics(train.images)))
-    args = (WIDTHS[RECOGNISER_WIDTHS], RECOGNISER_BRANCHES)
-    network = classifier.build(*args, len(data.class_names), last_scale=0.05)
-    about = classifier.describe(
-        *args, data.class_names, train.images.shape[1:], pixels, clamp="hard"
-    )
-    checkpoints.describe(own, about)
-    recipe = RECIPE._replace(
-        epochs=epochs, batch_size=min(RECIPE.batch_size, len(train.labels))
-    )
-    steps = epochs * (len(train.labels) // recipe.batch_size)
-    done = max(checkpoints.steps(own), default=0)
-    with run.progress_bar(steps, "classifier", "step", done) as advance:
-        fit(
-            network,
-            recipe,
-            pixels,
-            train,
-            jax.random.fold_in(jax.random.key(seed), 0),
-            own,
-            Schedule(),
-            lambda state, step, epoch, log: advance(len(log["loss"])),
-        )
-    return load_recogniser(folder)
-
-
-def _shrunk(image: np.ndarray, size: int) -> np.ndarray:
-    return np.asarray(to_bytes(_resized(to_signed(jnp.asarray(image[None])), size)))[0]
-
-
-def count_parameters(state) -> dict:
+def count_parameters(state: TrainState) -> dict:
     """Numbers of parameters, of a branch and of all."""
 
     def count(tree):
@@ -149,14 +37,6 @@ def count_parameters(state) -> dict:
     }
 
 
-def to_all_classes(
-    model: ClassTransfer, params, x: np.ndarray, num_classes: int
-) -> np.ndarray:
-    """Every image as one of every class, `[classes, N, H, W, C]`."""
-    targets = np.arange(num_classes, dtype=np.int32)[:, None].repeat(len(x), 1)
-    return np.stack([generator.transfer(model, params, x, to) for to in targets])
-
-
 def look(
     model: ClassTransfer, params, examples: Split, recogniser: Recogniser
 ) -> tuple[dict, dict]:
@@ -164,7 +44,7 @@ def look(
     x, labels = np.asarray(to_signed(jnp.asarray(examples.images))), examples.labels
     num_classes = len(recogniser.trained.description["classes"])
     own = generator.decompose(model, params, x, labels)
-    transfers = to_all_classes(model, params, x, num_classes)
+    transfers = generator.to_all_classes(model, params, x, num_classes)
     hits = [recogniser.recognise(t) == c for c, t in enumerate(transfers)]
     other = np.arange(num_classes)[:, None] != labels
     norms = np.asarray(sp.response_norms(own.components))
@@ -196,12 +76,17 @@ def analyse(
     initial,
     data: Data,
     recogniser: Recogniser,
-    truth: faces.Face | None,
     step: float,
     inception_weights: Path | None,
 ) -> dict:
-    """What results.json holds of a trained generator, on the test images."""
+    """What results.json holds of a trained generator, on the test images.
+
+    Args:
+      initial: its parameters before training.
+      step: of the diffusion.
+    """
     x, labels = np.asarray(to_signed(jnp.asarray(data.test.images))), data.test.labels
+    truth = ground_truth(data) if data.name == "faces" else None
     own = generator.decompose(model, params, x, labels)
     start = generator.decompose(model, initial, x, labels)
     return {
@@ -241,7 +126,7 @@ def transfer_scores(
     rates = np.zeros((num_classes, num_classes))
     rates_residual = np.zeros_like(rates)
     distances, fids = [], []
-    fakes = to_all_classes(model, params, x, num_classes)
+    fakes = generator.to_all_classes(model, params, x, num_classes)
     for target, fake in enumerate(fakes):
         hit = recogniser.recognise(fake) == target
         for source in range(num_classes):
@@ -333,13 +218,6 @@ def input_scores(own: generator.Decomposition, step: float) -> dict:
         "input_std": own.inputs.std((1, 2, 3, 4)),
         "spectrum": np.asarray(spectrum(inputs, step)).mean(1) / inputs[0, 0].size,
     }
-
-
-def ground_truth(data: Data, size: int) -> faces.Face:
-    """The layers and masks of the test images; only if the set is the faces."""
-    known = [faces.CLASSES.index(name) for name in data.class_names]
-    kept = np.flatnonzero(np.isin(faces.labels("test"), known))
-    return faces.ground_truth("test", kept[data.test_indices], size)
 
 
 def part_scores(v: np.ndarray, truth: faces.Face | None) -> dict:

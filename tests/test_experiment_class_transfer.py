@@ -18,7 +18,8 @@ from bspec_jax import checkpoints, decomposition, generator, run
 from bspec_jax.data import faces, folder
 from experiments import class_transfer as experiment
 from experiments import class_transfer_analysis as analysis
-from experiments import inception
+from experiments import inception, recogniser
+from experiments.class_transfer_data import Data, balanced, ground_truth, load
 
 FIGURES = {
     "class_transfer_energy",
@@ -76,7 +77,7 @@ def finished(shared, images):
 def held_out(images):
     """The test images in the order of the run, in -1..1, and their classes."""
     part = folder.find(images, 16).test
-    split = part.read(analysis.balanced(part.labels(), 12, 0))
+    split = part.read(balanced(part.labels(), 12, 0))
     return np.asarray(generator.to_signed(jnp.asarray(split.images))), split.labels
 
 
@@ -96,20 +97,20 @@ def test_results_follow_from_the_checkpoint(finished, images):
     energy = (own.components.astype(float) ** 2).sum((1, 2, 3, 4))
     assert_allclose(results["energy_share"], energy / energy.sum(), rtol=1e-3)
     assert results["active"] == (energy >= 0.01 * energy.max()).sum()
-    recogniser = analysis.load_recogniser(workdir / "checkpoints")
-    recognised = recogniser.recognise(x)
+    classifier = recogniser.load(workdir / "checkpoints")
+    recognised = classifier.recognise(x)
     assert_allclose(results["recogniser_accuracy"], (recognised == labels).mean())
     other = generator.transfer(trained.model, trained.params, x, 1 - labels)
-    hit = recogniser.recognise(other) == 1 - labels
+    hit = classifier.recognise(other) == 1 - labels
     assert_allclose(results["transfer_accuracy"], hit.mean())
     for source in (0, 1):
         rate = hit[labels == source].mean()
         assert_allclose(results["rates"][source][1 - source], rate)
-    kept = recogniser.recognise(own.image) == labels
+    kept = classifier.recognise(own.image) == labels
     assert_allclose(results["kept"], kept.mean())
     assert results["part_scores"] == {}
     assert f"{results['psnr']:.2f}" in out
-    real, fake = recogniser.features(x), recogniser.features(other)
+    real, fake = classifier.features(x), classifier.features(other)
     distances = [
         decomposition.frechet_distance(real[labels == c], fake[labels != c])
         for c in (0, 1)
@@ -154,7 +155,7 @@ def test_figures_of_other_components_and_of_own_images(finished, shared, images)
     Image.new("RGB", (40, 20), (230, 230, 230)).save(own / "mine.png")
     out, _ = finish(start("class_transfer", shared, *again, "--images", own))
     mine = np.full((1, 16, 16, 3), 230 / 127.5 - 1, np.float32)
-    taken = analysis.load_recogniser(workdir / "checkpoints").recognise(mine)[0]
+    taken = recogniser.load(workdir / "checkpoints").recognise(mine)[0]
     assert f"mine.png: taken for {('dark', 'light')[taken]}" in out
     assert {p.stem for p in drawn.iterdir()} - FIGURES >= {
         "own_fig09_regenerated",
@@ -221,18 +222,17 @@ def test_a_class_without_images_stops_at_the_start(images, tmp_path):
         for name in ("dark", "light"):
             source = images / split / name / "00.png"
             os.link(source, tmp_path / split / name / "00.png")
-    config = experiment.Config(dataset="folder", data_dir=tmp_path, preset="tiny")
     with pytest.raises(run.UserError, match="train/none holds no image"):
-        experiment.load_data(config)
+        load("folder", tmp_path, (), 16, 12, 0)
 
 
 def test_parts_and_layers_are_those_of_the_test_images():
     """A component that is a rendered layer is found to be it; so is one in the eyes."""
     source = faces.find(32)
-    chosen = analysis.balanced(source.test.labels(), 12, 3)
+    chosen = balanced(source.test.labels(), 12, 3)
     test = source.test.read(chosen)
-    data = analysis.Data("faces", faces.CLASSES, source.train, test, chosen, [])
-    truth = analysis.ground_truth(data, 32)
+    data = Data("faces", faces.CLASSES, source.train, test, chosen, [])
+    truth = ground_truth(data)
     assert_array_equal(np.round(255 * truth.image).astype(np.uint8), test.images)
     eyes = truth.masks["eyes"][..., None] * np.ones(3)
     shading = np.broadcast_to(truth.diffuse, eyes.shape)
@@ -249,10 +249,10 @@ def test_parts_and_layers_are_those_of_the_test_images():
 
 def test_balanced_examples_take_turns():
     labels = np.array([0] * 2 + [1] * 10 + [2] * 10)
-    chosen = analysis.balanced(labels, 12, seed=0)
+    chosen = balanced(labels, 12, seed=0)
     assert len(set(chosen.tolist())) == len(chosen)
     assert labels[chosen].tolist() == [0, 1, 2, 0, 1, 2, 1, 2, 1, 2]
-    assert analysis.balanced(labels, 12, seed=1).tolist() != chosen.tolist()
+    assert balanced(labels, 12, seed=1).tolist() != chosen.tolist()
 
 
 def test_the_fid_is_that_of_torch_fidelity(monkeypatch, tmp_path):

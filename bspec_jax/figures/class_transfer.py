@@ -113,7 +113,9 @@ def stretched(parts: np.ndarray) -> np.ndarray:
     return np.clip(parts / np.maximum(limit, 1e-12), -1, 1)
 
 
-def _grid(rows: Mapping[str, Sequence], titles: Sequence[str] = (), title=None):
+def _grid(
+    rows: Mapping[str, Sequence | np.ndarray], titles: Sequence[str] = (), title=None
+):
     """Pictures in -1..1 in rows with names; what is not a number is left blank."""
     width = max(len(row) for row in rows.values())
     height = CELL * len(rows) + (0.25 if titles else 0) + (0.3 if title else 0)

@@ -195,18 +195,18 @@ def work(
         (slope,) = torch.autograd.grad(logit.sum(), real, create_graph=True)
         penalty = (slope**2).sum((1, 2, 3)).mean()
         loss = functional.softplus(-logit).mean() + recipe.r1_weight / 2 * penalty
-        loss = (
-            loss
-            + functional.softplus(judge(discriminator, fake.detach(), targets)).mean()
-        )
-        judged = judge({k: v.detach() for k, v in discriminator.items()}, fake, targets)
-        own = functional.softplus(-judged).mean()
-        for player, objective in zip(players, (own, loss), strict=True):
-            player.zero_grad()
-            objective.backward()
-        for player in players:
-            player.step()
-        return own.item(), loss.item()
+        judged = judge(discriminator, fake.detach(), targets)
+        loss = loss + functional.softplus(judged).mean()
+        own, its = players
+        its.zero_grad()
+        loss.backward()
+        its.step()
+        own.zero_grad()
+        moved = {name: leaf.detach() for name, leaf in discriminator.items()}
+        aim = functional.softplus(-judge(moved, fake, targets)).mean()
+        aim.backward()
+        own.step()
+        return aim.item(), loss.item()
 
     def quick_forward():
         with torch.no_grad():
