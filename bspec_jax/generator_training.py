@@ -74,8 +74,8 @@ def training(
     """The training of a generator and its discriminator by a recipe, jitted.
 
     Non-saturating losses on the logit of the class that an image has or is to have;
-    that class is uniform, the image's own included. The discriminator moves first, and
-    the generator against the new one, by the same generated images.
+    that class is uniform, the image's own included. Both players move at once, by the
+    same generated images: with the discriminator first, transfers were learnt later.
 
     Source: appendix E; Mescheder et al., arXiv 1801.04406 (R1); Karras et al., arXiv
     1912.04958 (a penalty in some steps only).
@@ -165,9 +165,9 @@ def training(
         discriminator, discriminator_opt = _update(
             optimizer, to_discriminator, state.discriminator_opt, state.discriminator
         )
-        # XLA finds that the images are generated twice, and does it once.
+        # XLA finds that images are generated and judged twice, and does it once.
         to_generator, more = gradient(
-            generator_loss, state.generator, discriminator, batch
+            generator_loss, state.generator, state.discriminator, batch
         )
         generator, generator_opt = _update(
             optimizer, to_generator, state.generator_opt, state.generator

@@ -91,3 +91,53 @@ def test_augmentation_in_double_precision(x64):
     images, normal = jax.jit(step)(jax.random.key(0), IMAGES)
     assert images.dtype == jnp.uint8
     assert normal.dtype == jnp.float32
+
+
+def test_a_resized_crop_shows_a_window_of_the_right_size():
+    """On ramps, the slopes tell the window's height and width, the values its place."""
+    size, count = 32, 40
+    places = (np.indices((size, size)).astype(np.float32) + 0.5).transpose(1, 2, 0)
+    images = jnp.broadcast_to(places, (count, *places.shape))
+    key = jax.random.key(0)
+    found = np.asarray(augmentation.random_resized_crop(key, images, 1.0))
+    down = (found[:, 24, 16, 0] - found[:, 8, 16, 0]) / 16
+    across = (found[:, 16, 24, 1] - found[:, 16, 8, 1]) / 16
+    area, ratio = down * across, across / down
+    assert (area > 0.8 * 0.99).all()
+    assert (area < 1.01).all()
+    assert area.min() < 0.85
+    assert area.max() > 0.95
+    assert (ratio > 0.9 * 0.99).all()
+    assert (ratio < 1.1 * 1.01).all()
+    assert ratio.std() > 0.02
+    # The window lies within the image, anywhere in it.
+    for slope, centre in (
+        (down, found[:, 15:17, 16, 0]),
+        (across, found[:, 16, 15:17, 1]),
+    ):
+        middle = centre.mean(1)
+        low, high = middle - size * slope / 2, middle + size * slope / 2
+        assert low.min() > -0.05
+        assert high.max() < size + 0.05
+        shift = low / np.maximum(size * (1 - slope), 1e-3)
+        assert 0.2 < np.median(shift) < 0.8
+
+
+def test_some_images_are_not_cropped():
+    images = jax.random.normal(jax.random.key(1), (60, 8, 8, 1))
+    key = jax.random.key(2)
+    found = augmentation.random_resized_crop(key, images, 0.5)
+    same = np.abs(found - images).max((1, 2, 3)) < 1e-5
+    assert 15 < same.sum() < 45
+    still = augmentation.random_resized_crop(key, images, 0.0)
+    assert_allclose(still, images, atol=1e-5)
+    whole = augmentation.random_resized_crop(key, images, 1.0, (1.0, 1.0), (1.0, 1.0))
+    assert_allclose(whole, images, atol=1e-5)
+
+
+def test_floats_are_mirrored_too():
+    images = jax.random.normal(jax.random.key(1), (30, 4, 6, 2))
+    found = augmentation.random_flip(jax.random.key(3), images)
+    same = (found == images).all((1, 2, 3))
+    assert 5 < same.sum() < 25
+    assert (found[~same] == images[~same][:, :, ::-1]).all()

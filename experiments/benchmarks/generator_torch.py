@@ -197,15 +197,13 @@ def work(
         loss = functional.softplus(-logit).mean() + recipe.r1_weight / 2 * penalty
         judged = judge(discriminator, fake.detach(), targets)
         loss = loss + functional.softplus(judged).mean()
-        own, its = players
-        its.zero_grad()
-        loss.backward()
-        its.step()
-        own.zero_grad()
-        moved = {name: leaf.detach() for name, leaf in discriminator.items()}
-        aim = functional.softplus(-judge(moved, fake, targets)).mean()
-        aim.backward()
-        own.step()
+        still = {name: leaf.detach() for name, leaf in discriminator.items()}
+        aim = functional.softplus(-judge(still, fake, targets)).mean()
+        for player, objective in zip(players, (aim, loss), strict=True):
+            player.zero_grad()
+            objective.backward()
+        for player in players:
+            player.step()
         return aim.item(), loss.item()
 
     def quick_forward():
