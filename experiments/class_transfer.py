@@ -83,7 +83,7 @@ class Config(run.RunConfig):
     Gaussian blur, where they read the image."""
     sigma: float | None = None
     """Of the blur, in pixels. Default: an eighth of the side."""
-    diffusion_step: float = 0.1
+    diffusion_step: float = 1.0
     """Step of the diffusion."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the branches; parameters, diffusion and sum stay in float32."""

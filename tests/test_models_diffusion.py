@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 from numpy.testing import assert_allclose
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import convolve, gaussian_filter
 
 from bspec_jax.models import diffusion
 
@@ -110,3 +110,39 @@ def test_the_blur_is_scipys():
     # One pixel off against the centre: exp(-1 / (2 sigma^2)).
     ratio = found[0, 10, 7, 0] / found[0, 10, 6, 0]
     assert_allclose(ratio, np.exp(-1 / (2 * 1.5**2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_p_starts_as_heat_flow(channels):
+    images = jax.random.uniform(jax.random.key(6), (2, 12, 10, channels), minval=-1.0)
+    params, module = velocity(jax.random.key(7), images)
+    blurred = np.asarray(images, np.float64)
+    kernel = np.outer((1, 2, 1), (1, 2, 1))[None, :, :, None] / 16
+    for _ in range(7):
+        blurred = convolve(blurred, kernel)
+    assert_allclose(module.apply(params, images), images - blurred, atol=1e-5)
+    # The residual is smoother than the image, and constants stay as they are.
+    found = diffusion.diffuse(lambda u: module.apply(params, u), images, 5, 1.0)
+    assert np.abs(np.diff(found.residual, axis=2)).mean() < 0.5 * (
+        np.abs(np.diff(images, axis=2)).mean()
+    )
+    assert_allclose(module.apply(params, 0 * images + 0.7), 0 * images, atol=1e-5)
+    # Other keys differ in the channels that are still to be used.
+    others, _ = velocity(jax.random.key(8), images)
+    first, second = (p["params"]["Conv_0"]["kernel"] for p in (params, others))
+    assert_allclose(first[..., : 2 * channels], second[..., : 2 * channels])
+    assert np.abs(first - second)[..., 2 * channels :].min() > 0
+
+
+def test_all_of_p_is_learnt(images):
+    params, module = velocity(jax.random.key(3), images)
+
+    def loss(params):
+        r = diffusion.diffuse(lambda u: module.apply(params, u), images, 3, 1.0)
+        return (r.residual**3).mean()
+
+    params = jax.tree.map(
+        lambda p: p + 1e-2 * jax.random.normal(jax.random.key(p.size), p.shape), params
+    )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(params)):
+        assert (jnp.abs(leaf) > 0).mean() > 0.99, path

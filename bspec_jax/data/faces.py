@@ -10,6 +10,7 @@ from -1 to 1 (x to the right, y down), so that it is the same at any size.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -100,9 +101,9 @@ def find(image_size: int | None) -> Source:
     return Source("faces", *parts, CLASSES)
 
 
-def ground_truth(split: str, indices: Int[np.ndarray, " N"], size: int) -> Face:
+def ground_truth(split: str, indices: Sequence[int] | np.ndarray, size: int) -> Face:
     """The faces of these examples with all their layers, leaves `[N, H, W, ...]`."""
-    faces = []
+    indices, faces = np.asarray(indices), []
     for start in range(0, len(indices), RENDERED_AT_ONCE):
         # Always as many, so that it is compiled once.
         some = np.resize(indices[start : start + RENDERED_AT_ONCE], RENDERED_AT_ONCE)

@@ -9,6 +9,7 @@ Source: section 7, eq. 15 to 17; Gilboa, SIAM J. Imaging Sci. 7 (2014), p. 1937.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -19,13 +20,21 @@ from scipy.ndimage import gaussian_filter1d
 
 WIDTHS = (32, 32, 28, 8, 28, 32, 32)  # 40,515 parameters with 3 channels in and out
 LEAK = 0.2  # of the leaky ReLU, as in the generator
+BINOMIAL = np.outer((1, 2, 1), (1, 2, 1)) / 16  # a blur of variance 1/2
+SHIFT = 3.0  # makes what is within -3..3 positive
 
 
 class Velocity(nn.Module):
-    """p: 8 convolutions of 3 x 3 with bias, narrow in the middle.
+    """p: 8 convolutions of 3 x 3 with bias, narrow in the middle, mirrored borders.
+
+    It starts as the velocity of heat flow, p(u) = u - (u blurred 7 times by a binomial
+    kernel, standard deviation 1.9 pixels), from which it is learnt: so R starts smooth
+    and the phi_k as bands of frequency. With random weights the flow is unstable, and R
+    rougher than x.
 
     Args:
-      widths: channels between them; the last has as many as the image.
+      widths: channels between them, each at least twice those of the image; the last
+        convolution has as many as the image.
     """
 
     widths: Sequence[int] = WIDTHS
@@ -34,13 +43,39 @@ class Velocity(nn.Module):
     def __call__(self, u: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
         """How fast each pixel falls."""
         channels = u.shape[-1]
-        for width in self.widths:
-            u = nn.leaky_relu(self._conv(width)(u), LEAK)
-        return self._conv(channels)(u)
+        for i, width in enumerate((*self.widths, channels)):
+            last = i == len(self.widths)
+            u = jnp.pad(u, ((0, 0), (1, 1), (1, 1), (0, 0)), "symmetric")
+            u = nn.Conv(
+                width,
+                (3, 3),
+                padding="VALID",
+                kernel_init=partial(_heat_kernel, channels, last),
+                bias_init=partial(_heat_bias, channels, i == 0),
+            )(u)
+            if not last:
+                u = nn.leaky_relu(u, LEAK)
+        return u
 
-    def _conv(self, width):
-        init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        return nn.Conv(width, (3, 3), kernel_init=init)
+
+def _heat_kernel(channels, last, key, shape, dtype):
+    """He-normal, but for two paths that nothing else leads into: u, and its blur.
+
+    Both are in the first channels, shifted to where the leaky ReLU is linear.
+    """
+    kernel = nn.initializers.he_normal()(key, shape, dtype)
+    copy, blurred = jnp.arange(channels), jnp.arange(channels, 2 * channels)
+    if last:  # the difference of the paths, and nothing of the other channels yet
+        kernel = jnp.zeros_like(kernel).at[1, 1, copy, copy].set(1)
+        return kernel.at[1, 1, blurred, copy].set(-1)
+    kernel = kernel.at[..., : 2 * channels].set(0).at[1, 1, copy, copy].set(1)
+    source = copy if shape[2] == channels else blurred  # the first reads the image
+    return kernel.at[:, :, source, blurred].set(jnp.array(BINOMIAL)[..., None])
+
+
+def _heat_bias(channels, first, key, shape, dtype):
+    path = jnp.arange(shape[0]) < 2 * channels
+    return jnp.where(path & first, SHIFT, 0).astype(dtype)
 
 
 class Diffused(NamedTuple):

@@ -45,11 +45,11 @@ class Preset(NamedTuple):
 
 # With 3 channels and 3 classes a branch of `paper256` has 2,229,603 parameters at 256
 # pixels (20.1 M in 9 branches), of `small64` 119,475 at 64 and of `small32` 34,371 at
-# 32; the discriminators 20,852,803, 714,515 and 707,491.
+# 32; the discriminators 20,852,803, 714,515 and 177,363.
 PRESETS = {
     "paper256": Preset(256, 16, 128, 64, 512),
     "small64": Preset(64, 8, 32, 16, 128),
-    "small32": Preset(32, 8, 16, 32, 128),
+    "small32": Preset(32, 8, 16, 16, 64),
     "tiny": Preset(16, 2, 4, 4, 8),
 }
 

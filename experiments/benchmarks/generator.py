@@ -71,7 +71,7 @@ def describe(config: Config) -> dict:
         (size, size, 3),
         config.residual,
         sigma=size / 16,
-        diffusion_step=0.1,
+        diffusion_step=1.0,
         precision="float32",
     )
 

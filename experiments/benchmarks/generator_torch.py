@@ -113,9 +113,12 @@ def diffuse(params: Parameters, x, num_steps: int, step: float):
     """R, and the M components side by side, `[N, M C, H, W]`."""
 
     def velocity(u):
-        for i in range(7):
-            u = leaky(conv(params, f"Conv_{i}", u))
-        return conv(params, "Conv_7", u)
+        for i in range(8):
+            # "replicate" by one pixel is the mirror of jnp.pad.
+            u = functional.pad(u, (1, 1, 1, 1), "replicate")
+            u = conv(params, f"Conv_{i}", u, padding="valid")
+            u = leaky(u) if i < 7 else u
+        return u
 
     u, p = x, []
     for _ in range(num_steps):
