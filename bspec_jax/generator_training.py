@@ -133,18 +133,24 @@ def training(
             loss = loss + recipe.reconstruction_weight * off
         return loss, {"generator_loss": loss}
 
-    def gradient(loss, params, other, parts, *static):
-        """Gradient and log, means over the parts of the batch."""
-
-        def of_part(part):
-            return jax.grad(loss, has_aux=True)(params, other, part, *static)
-
-        if recipe.accumulate == 1:
-            return of_part(parts)
-        split = jax.tree.map(
-            lambda a: a.reshape(recipe.accumulate, -1, *a.shape[1:]), parts
+    def gradients(state, part, penalise):
+        """Of both players, and the log; XLA computes once what they have in common."""
+        to_generator, log = jax.grad(generator_loss, has_aux=True)(
+            state.generator, state.discriminator, part
         )
-        found = jax.lax.map(of_part, split)
+        to_discriminator, more = jax.grad(discriminator_loss, has_aux=True)(
+            state.discriminator, state.generator, part, penalise
+        )
+        return to_generator, to_discriminator, log | more
+
+    def mean_gradients(state, batch, penalise):
+        """The same of a batch, one part of it after another."""
+        if recipe.accumulate == 1:
+            return gradients(state, batch, penalise)
+        parts = jax.tree.map(
+            lambda a: a.reshape(recipe.accumulate, -1, *a.shape[1:]), batch
+        )
+        found = jax.lax.map(lambda part: gradients(state, part, penalise), parts)
         return jax.tree.map(lambda leaf: leaf.mean(0), found)
 
     def drawn(key, images, labels):
@@ -159,25 +165,19 @@ def training(
 
     def step(state, key, images, labels, penalise):
         batch = drawn(jax.random.fold_in(key, state.step), images, labels)
-        to_discriminator, log = gradient(
-            discriminator_loss, state.discriminator, state.generator, batch, penalise
+        to_generator, to_discriminator, log = mean_gradients(state, batch, penalise)
+        generator, generator_opt = _update(
+            optimizer, to_generator, state.generator_opt, state.generator
         )
         discriminator, discriminator_opt = _update(
             optimizer, to_discriminator, state.discriminator_opt, state.discriminator
-        )
-        # XLA finds that images are generated and judged twice, and does it once.
-        to_generator, more = gradient(
-            generator_loss, state.generator, state.discriminator, batch
-        )
-        generator, generator_opt = _update(
-            optimizer, to_generator, state.generator_opt, state.generator
         )
         # At first fewer steps are averaged, or the initial values would weigh too much.
         kept = jnp.minimum(recipe.average, (1 + state.step) / (10 + state.step))
         average = jax.tree.map(
             lambda old, new: kept * old + (1 - kept) * new, state.average, generator
         )
-        log |= more | {
+        log |= {
             "generator_gradient_norm": optax.tree.norm(to_generator),
             "discriminator_gradient_norm": optax.tree.norm(to_discriminator),
         }

@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from bspec_jax.data import fashion_mnist, load, prepared, sources
+from bspec_jax.data.folder import read_images
 from bspec_jax.errors import FlagError, UserError
 
 
@@ -306,3 +307,33 @@ def test_folders_that_are_not_as_they_must_be(tmp_path):
     Image.fromarray(noise).save(broken)
     broken.write_bytes(broken.read_bytes()[:3000])
     refuses("cannot read .*test/cat/1.png as an image")
+
+
+def test_labels_are_told_without_reading_images(tmp_path):
+    (tmp_path / "idx").mkdir()
+    write_fashion(tmp_path / "idx")
+    write_folder(tmp_path / "folder")
+    found = (
+        sources.find("fashion_mnist", tmp_path / "idx"),
+        sources.find("folder", tmp_path / "folder", 8),
+        sources.find("faces", None, 16),
+    )
+    for source in found:
+        for part in (source.train, source.test):
+            some = np.arange(min(part.count, 30))
+            assert_array_equal(part.labels()[some], part.read(some).labels)
+            assert len(part.labels()) == part.count
+
+
+def test_own_images_are_read_as_squares(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
+    for name in ("b.png", "a.png", "notes.txt"):
+        Image.fromarray(pixels).save(tmp_path / name, "png")
+    images, paths = read_images([tmp_path, tmp_path / "b.png"], 8, 3)
+    assert [path.name for path in paths] == ["a.png", "b.png", "b.png"]
+    assert_array_equal(images, np.stack([pixels[:, 2:10]] * 3))
+    grey, _ = read_images([tmp_path / "b.png"], 8, 1)
+    assert grey.shape == (1, 8, 8, 1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty holds no image \(.png"):
+        read_images([tmp_path / "empty"], 8, 3)

@@ -94,6 +94,9 @@ def test_a_prepared_set_is_read_as_written_and_without_tensorflow(cifar10):
     assert (len(held_out), len(rest)) == (8, 7)
     assert held_out.keys().isdisjoint(rest)
     assert (held_out | rest).items() <= written["train"].items()
+    for part in sources.find("cifar10", folder)[1:3]:
+        labels = part.labels()  # without decoding images
+        assert_array_equal(labels, part.read(np.arange(part.count)).labels)
     assert "tensorflow" not in sys.modules
 
 
