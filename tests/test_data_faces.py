@@ -74,3 +74,20 @@ def test_faces_vary_with_the_key():
     images = jax.vmap(lambda key: faces.render(key, 0, 16).image)(keys)
     spread = np.abs(np.diff(np.asarray(images), axis=0)).mean((1, 2, 3))
     assert (spread > 0.02).all()
+
+
+def test_a_part_can_be_left_out(truth):
+    bald = faces.ground_truth("test", np.arange(9), 64, without=["whiskers"])
+    assert not bald.masks["whiskers"].any()
+    changed = np.abs(bald.image - truth.image).max(-1) > 1e-6
+    cats_and_tigers = np.arange(9) % 3 != 1
+    assert changed.any((1, 2)).tolist() == cats_and_tigers.tolist()
+    # Nothing but the whiskers, whose edges cover less than the mask's share of a pixel.
+    assert changed[truth.masks["whiskers"]].mean() > 0.99
+    assert 1 < changed.sum() / truth.masks["whiskers"].sum() < 3
+    assert_allclose(bald.normals, truth.normals)
+    blind = faces.ground_truth("test", np.arange(9), 64, without=["eyes"])
+    assert (blind.masks["fur"] >= truth.masks["fur"]).all()
+    assert blind.masks["fur"][truth.masks["eyes"]].mean() > 0.7  # else ears, whiskers
+    far = ~truth.masks["eyes"] & (np.abs(blind.image - truth.image).max(-1) > 0.1)
+    assert far.mean() < 0.02
