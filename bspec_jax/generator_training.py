@@ -32,6 +32,7 @@ class Recipe(NamedTuple):
     """How a generator is trained; the defaults are StarGAN-v2's."""
 
     learning_rate: float = 1e-4  # of both players
+    velocity_rate: float = 0.1  # of the diffusion's p, relative to it
     batch_size: int = 8
     accumulate: int = 1  # parts of a batch, whose gradients are averaged
     r1_weight: float = 1.0  # of |grad D|^2 / 2 on real images
@@ -166,12 +167,14 @@ def training(
     def step(state, key, images, labels, penalise):
         batch = drawn(jax.random.fold_in(key, state.step), images, labels)
         to_generator, to_discriminator, log = mean_gradients(state, batch, penalise)
-        generator, generator_opt = _update(
-            optimizer, to_generator, state.generator_opt, state.generator
+        moves, generator_opt = optimizer.update(to_generator, state.generator_opt)
+        # The diffusion repeats p many times, and carries R away at the branches' rate.
+        moves["velocity"] = optax.tree.scale(recipe.velocity_rate, moves["velocity"])
+        generator = optax.apply_updates(state.generator, moves)
+        moves, discriminator_opt = optimizer.update(
+            to_discriminator, state.discriminator_opt
         )
-        discriminator, discriminator_opt = _update(
-            optimizer, to_discriminator, state.discriminator_opt, state.discriminator
-        )
+        discriminator = optax.apply_updates(state.discriminator, moves)
         # At first fewer steps are averaged, or the initial values would weigh too much.
         kept = jnp.minimum(recipe.average, (1 + state.step) / (10 + state.step))
         average = jax.tree.map(
@@ -196,11 +199,6 @@ def training(
         jax.jit(init, compiler_options=once),
         jax.jit(step, donate_argnums=0, static_argnums=4),
     )
-
-
-def _update(optimizer, gradient, opt_state, params):
-    updates, opt_state = optimizer.update(gradient, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state
 
 
 class Schedule(NamedTuple):

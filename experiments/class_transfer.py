@@ -97,6 +97,8 @@ class Config(run.RunConfig):
     """Parts of a batch that are computed one after another, for less memory."""
     learning_rate: float = 2e-4
     """Of Adam, for both players; StarGAN-v2 has 1e-4."""
+    velocity_rate: float = 0.1
+    """Learning rate of the diffusion's p, relative to that of the branches."""
     r1_weight: float | None = None
     """Weight of the gradient penalty. Default: that of StarGAN-v2, 1 at 256 px, in
     proportion to the number of pixels."""
@@ -140,7 +142,7 @@ class Config(run.RunConfig):
             run.check_flag(
                 self, name, lambda v: 0 < v < math.inf, "positive and finite"
             )
-        for name in ("r1_weight", "reconstruction_weight"):
+        for name in ("velocity_rate", "r1_weight", "reconstruction_weight"):
             run.check_flag(self, name, lambda v: 0 <= v < math.inf, "finite, >= 0")
         run.check_flag(self, "average", lambda v: 0 <= v < 1, "in 0..1, below 1")
         run.check_flag(self, "crop", lambda v: 0 <= v <= 1, "in 0..1")
@@ -182,6 +184,7 @@ class Config(run.RunConfig):
         weight = self.r1_weight
         return Recipe(
             learning_rate=self.learning_rate,
+            velocity_rate=self.velocity_rate,
             batch_size=self.batch_size,
             accumulate=self.accumulate,
             r1_weight=(self.size / 256) ** 2 if weight is None else weight,

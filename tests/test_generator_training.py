@@ -231,3 +231,21 @@ def test_a_step_is_compiled_once(batch):
     for step in range(1, 4):
         state, _ = train.step(state, jax.random.key(step), *batch, False)
     assert len(traces) == first
+
+
+def test_the_diffusion_moves_at_a_rate_of_its_own(batch):
+    about = generator.describe(
+        "tiny", 2, CLASSES, (16, 16, 1), "diffusion", diffusion_step=0.5
+    )
+    model = generator.build(about | {"precision": "float32"})
+    train = gt.training(model, JUDGE, 3, PLAIN._replace(velocity_rate=0.2))
+    state = train.init(jax.random.key(1), *(leaf[:1] for leaf in batch))
+    before = jax.tree.map(jnp.copy, state.generator)
+    state, _ = train.step(state, jax.random.key(5), *batch, False)
+    moved = jax.tree.map(lambda a, b: jnp.abs(a - b), state.generator, before)
+    # Adam's first step is the rate itself, wherever there is a gradient.
+    for name, rate in (("branches", 1e-3), ("velocity", 0.2e-3)):
+        steps = np.concatenate(
+            [np.ravel(leaf) for leaf in jax.tree.leaves(moved[name])]
+        )
+        assert_allclose(np.quantile(steps[steps > 0], [0.3, 0.9]), rate, rtol=0.05)
