@@ -69,9 +69,8 @@ def predict(
 @partial(jax.jit, static_argnums=(0, 5))
 def _responses(network, params, batch_stats, images, pixels, features):
     images = normalise(images, *pixels)
-    return network.responses(
-        params, batch_stats, images, train=False, features=features
-    )[0]
+    options = {"features": True} if features else {}
+    return network.responses(params, batch_stats, images, train=False, **options)[0]
 
 
 def calibrate(

@@ -119,3 +119,17 @@ def test_flops_are_those_of_the_convolutions_and_little_more(saved):
     # XLA leaves out the products with padding, a large part of so small an image, and
     # counts BatchNorm.
     assert 0.5 * count < classifier.forward_flops(about) < 1.3 * count
+
+
+def test_features_are_what_the_last_layer_reads():
+    network = classifier.build(WIDTHS["tiny"], 2, 3)
+    images = np.random.default_rng(2).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    params, stats = network.init(jax.random.key(4), normalised(images))
+    v, features = (
+        classifier.predict(network, params, stats, images, PIXELS, features=flag)
+        for flag in (False, True)
+    )
+    assert features.shape == (2, 3, WIDTHS["tiny"][-1])
+    head = params["head"]
+    expected = np.einsum("mnd,mdc->mnc", features, head["kernel"])
+    assert_allclose(v, expected + head["bias"][:, None], rtol=1e-4, atol=1e-5)
