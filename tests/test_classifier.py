@@ -124,7 +124,7 @@ def test_flops_are_those_of_the_convolutions_and_little_more(saved):
 def test_features_are_what_the_last_layer_reads():
     network = classifier.build(WIDTHS["tiny"], 2, 3)
     images = np.random.default_rng(2).integers(0, 256, (3, 8, 8, 1), np.uint8)
-    params, stats = network.init(jax.random.key(4), normalised(images))
+    params, stats = network.init(jax.random.key(4), jnp.asarray(normalised(images)))
     v, features = (
         classifier.predict(network, params, stats, images, PIXELS, features=flag)
         for flag in (False, True)
