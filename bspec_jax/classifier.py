@@ -19,6 +19,7 @@ from jaxtyping import Float, UInt8
 
 from bspec_jax import checkpoints
 from bspec_jax.adapters import from_linen
+from bspec_jax.batching import batches_of_one_shape
 from bspec_jax.branching import BranchedNetwork, Tree, sum_of_branches
 from bspec_jax.data.augmentation import normalise
 from bspec_jax.errors import UserError
@@ -59,10 +60,9 @@ def predict(
     """
     size = min(EVALUATION_BATCH, len(images))
     parts = []
-    for start in range(0, len(images), size):
-        index = np.arange(start, start + size) % len(images)
+    for index, kept in batches_of_one_shape(len(images), size):
         v = _responses(network, params, batch_stats, images[index], pixels, features)
-        parts.append(np.asarray(v)[:, : len(images) - start])
+        parts.append(np.asarray(v)[:, :kept])
     return np.concatenate(parts, 1)
 
 

@@ -19,10 +19,11 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from bspec_jax import checkpoints
 from bspec_jax.adapters import from_linen
+from bspec_jax.batching import batches_of_one_shape
 from bspec_jax.branching import Branch, Tree, sum_of_branches
 from bspec_jax.errors import UserError
 from bspec_jax.models.diffusion import Velocity, blur, diffuse
-from bspec_jax.models.stargan import PRESETS, Generator
+from bspec_jax.models.stargan import PRESETS, Discriminator, Generator
 
 MAIN = "generator"  # the folder of its checkpoints in a run
 EVALUATION_BATCH = 48
@@ -110,6 +111,13 @@ def build(about: dict, *, sequential: bool = False) -> ClassTransfer:
     return ClassTransfer(init, apply, decompose)
 
 
+def discriminator(about: dict) -> Discriminator:
+    """The discriminator that a generator of this description is trained against."""
+    preset = PRESETS[about["preset"]]
+    base, most = preset.discriminator_base, preset.discriminator_most
+    return Discriminator(base, most, len(about["classes"]))
+
+
 def _in_bfloat16(branch: Branch) -> Branch:
     def apply(params, state, x, labels):
         short = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, x))
@@ -119,9 +127,11 @@ def _in_bfloat16(branch: Branch) -> Branch:
     return Branch(branch.init, apply)
 
 
-def to_signed(images: UInt8[Array, "N H W C"]) -> Float[Array, "N H W C"]:
-    """Bytes to -1..1."""
-    return images.astype(jnp.float32) / 127.5 - 1
+def to_signed(
+    images: UInt8[Array | np.ndarray, "N H W C"],
+) -> Float[Array | np.ndarray, "N H W C"]:
+    """Bytes to -1..1, of JAX or of NumPy as they are given."""
+    return images.astype(np.float32) / 127.5 - 1
 
 
 def to_bytes(x: Float[Array, "..."]) -> UInt8[Array, "..."]:
@@ -214,10 +224,8 @@ def decompose(
 def _in_batches(function, params, x, labels):
     size = min(EVALUATION_BATCH, len(x))
     parts = []
-    for start in range(0, len(x), size):
-        index = np.arange(start, start + size) % len(x)
+    for index, kept in batches_of_one_shape(len(x), size):
         found = jax.device_get(_jitted(function, params, x[index], labels[index]))
-        kept = min(size, len(x) - start)
         # Of [..., N, H, W, C]
         parts.append(jax.tree.map(lambda a, n=kept: a[..., :n, :, :, :], found))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves, -4), *parts)

@@ -69,9 +69,7 @@ class Training(NamedTuple):
     step: Callable[..., tuple[TrainState, dict]]
 
 
-def training(
-    model: ClassTransfer, judge: Discriminator, num_classes: int, recipe: Recipe
-) -> Training:
+def training(model: ClassTransfer, judge: Discriminator, recipe: Recipe) -> Training:
     """The training of a generator and its discriminator by a recipe, jitted.
 
     Non-saturating losses on the logit of the class that an image has or is to have;
@@ -162,7 +160,11 @@ def training(
             x = random_flip(keys[0], x)
         if recipe.crop:
             x = random_resized_crop(keys[1], x, recipe.crop)
-        return x, labels, jax.random.randint(keys[2], labels.shape, 0, num_classes)
+        return (
+            x,
+            labels,
+            jax.random.randint(keys[2], labels.shape, 0, judge.num_classes),
+        )
 
     def step(state, key, images, labels, penalise):
         batch = drawn(jax.random.fold_in(key, state.step), images, labels)

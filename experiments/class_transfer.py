@@ -34,7 +34,7 @@ from bspec_jax.data import streaming
 from bspec_jax.data.images import Part, Split
 from bspec_jax.errors import FlagError
 from bspec_jax.generator_training import Recipe, Schedule
-from bspec_jax.models.stargan import PRESETS, SMALLEST, Discriminator
+from bspec_jax.models.stargan import PRESETS, SMALLEST
 from experiments import class_transfer_analysis as analysis
 from experiments import class_transfer_data, inception, recogniser
 from experiments import class_transfer_pictures as pictures
@@ -253,13 +253,9 @@ def train(
 ) -> gt.TrainState:
     """Trains the generator, or goes on; shows the progress."""
     folder = config.workdir / "checkpoints" / generator.MAIN
-    recipe, num_classes = config.recipe(), len(data.class_names)
+    recipe = config.recipe()
     model = generator.build(about, sequential=config.sequential)
-    preset = PRESETS[config.preset]
-    judge = Discriminator(
-        preset.discriminator_base, preset.discriminator_most, num_classes
-    )
-    training = gt.training(model, judge, num_classes, recipe)
+    training = gt.training(model, generator.discriminator(about), recipe)
     init_key, step_key = jax.random.split(
         jax.random.fold_in(jax.random.key(config.seed), 1)
     )

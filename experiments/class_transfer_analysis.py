@@ -41,7 +41,7 @@ def look(
     model: ClassTransfer, params, examples: Split, recogniser: Recogniser
 ) -> tuple[dict, dict]:
     """What is logged of a generator while it trains, and what its samples show."""
-    x, labels = np.asarray(to_signed(jnp.asarray(examples.images))), examples.labels
+    x, labels = to_signed(examples.images), examples.labels
     num_classes = len(recogniser.trained.description["classes"])
     own = generator.decompose(model, params, x, labels)
     transfers = generator.to_all_classes(model, params, x, num_classes)
@@ -85,7 +85,7 @@ def analyse(
       initial: its parameters before training.
       step: of the diffusion.
     """
-    x, labels = np.asarray(to_signed(jnp.asarray(data.test.images))), data.test.labels
+    x, labels = to_signed(data.test.images), data.test.labels
     truth = ground_truth(data) if data.name == "faces" else None
     own = generator.decompose(model, params, x, labels)
     start = generator.decompose(model, initial, x, labels)

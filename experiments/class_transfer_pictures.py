@@ -3,7 +3,6 @@
 `config` is that of the run, with the flags that choose components and images.
 """
 
-import jax.numpy as jnp
 import numpy as np
 
 from bspec_jax import figures, files, generator
@@ -47,7 +46,7 @@ def show(
     images, residual, generated `[S, H, W, C]`, labels `[S]`, transfers `[classes, S,
     ...]`, components and, unless all branches read the image, inputs `[M, S, ...]`.
     """
-    x = np.asarray(generator.to_signed(jnp.asarray(images)))
+    x = generator.to_signed(images)
     own = generator.decompose(model, params, x, labels)
     shown = {
         "images": x,
@@ -120,8 +119,7 @@ def show_own(config, results: dict) -> dict:
     size, _, channels = trained.description["image_shape"]
     images, paths = read_images(config.images, size, channels)
     taken_for = recogniser.load(config.workdir / "checkpoints")
-    x = np.asarray(generator.to_signed(jnp.asarray(images)))
-    labels = taken_for.recognise(x).astype(np.int32)
+    labels = taken_for.recognise(generator.to_signed(images)).astype(np.int32)
     classes = results["classes"]
     for path, label in zip(paths, labels, strict=True):
         print(f"{path}: taken for {classes[label]}")

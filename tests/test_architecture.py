@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CORE = {
+    "batching",
     "branching",
     "conv",
     "errors",
@@ -61,6 +62,7 @@ ABOVE = {
 # Inside the core, a module imports from rows above its own only.
 ORDER = [
     {
+        "batching",
         "branching",
         "conv",
         "errors",

@@ -37,7 +37,7 @@ def batch():
 @cache
 def training_by(recipe):
     """Compiled once for all tests."""
-    return gt.training(MODEL, JUDGE, 3, recipe)
+    return gt.training(MODEL, JUDGE, recipe)
 
 
 def made(batch, recipe):
@@ -223,7 +223,7 @@ def test_a_step_is_compiled_once(batch):
         return MODEL.apply(params, x, labels)
 
     counted = MODEL._replace(apply=apply)
-    train = gt.training(counted, JUDGE, 3, PLAIN)
+    train = gt.training(counted, JUDGE, PLAIN)
     state = train.init(jax.random.key(1), *(leaf[:1] for leaf in batch))
     state, _ = train.step(state, jax.random.key(0), *batch, False)
     first = len(traces)
@@ -238,7 +238,7 @@ def test_the_diffusion_moves_at_a_rate_of_its_own(batch):
         "tiny", 2, CLASSES, (16, 16, 1), "diffusion", diffusion_step=0.5
     )
     model = generator.build(about | {"precision": "float32"})
-    train = gt.training(model, JUDGE, 3, PLAIN._replace(velocity_rate=0.2))
+    train = gt.training(model, JUDGE, PLAIN._replace(velocity_rate=0.2))
     state = train.init(jax.random.key(1), *(leaf[:1] for leaf in batch))
     before = jax.tree.map(jnp.copy, state.generator)
     state, _ = train.step(state, jax.random.key(5), *batch, False)

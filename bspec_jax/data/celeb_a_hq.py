@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bspec_jax.data.images import Part, Source, make_split
-from bspec_jax.data.prepared import builder, command, damaged, quiet
+from bspec_jax.data.prepared import builder, check_prepared, damaged, quiet
 from bspec_jax.errors import UserError
 
 DEFAULT = "celeb_a_hq/256"
@@ -31,18 +31,14 @@ def find(name: str, data_dir: Path | None, image_size: int | None) -> Source:
     """
     made = builder(DEFAULT if "/" not in name else name, data_dir)
     with quiet():
-        if not made.is_prepared():
-            raise UserError(
-                f"{name} is not prepared in {made.data_dir}: run "
-                f"`{command(name, data_dir)}`"
-            )
+        check_prepared(name, made, data_dir)
     path = Path(data_dir or made.data_dir) / LABELS
     classes = _read_labels(path)
-    found = sorted(
-        (file, i) for i, file in enumerate(_file_names(made)) if file in classes
-    )
+    files = _file_names(made)
+    found = sorted((file, i) for i, file in enumerate(files) if file in classes)
     if not found:
-        raise UserError(f"{path} names no image of {name}, such as {_example(made)}")
+        example = files[0] if files else "none"
+        raise UserError(f"{path} names no image of {name}, such as {example}")
     names = tuple(sorted(set(classes.values())))
     indices = np.array([i for _, i in found])
     labels = np.array([names.index(classes[file]) for file, _ in found], np.int32)
@@ -84,10 +80,6 @@ def _file_names(made) -> list[str]:
         names = [source[i]["image/filename"] for i in range(len(source))]
     texts = (n.decode() if isinstance(n, bytes) else str(n) for n in names)
     return [Path(name).name for name in texts]
-
-
-def _example(made) -> str:
-    return next(iter(_file_names(made)), "none")
 
 
 def _read(made, source, positions, labels, image_size, indices: np.ndarray):

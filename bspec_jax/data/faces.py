@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Int32, Key
 
+from bspec_jax.batching import batches_of_one_shape
 from bspec_jax.data.face_rendering import CLASSES, PARTS, Face, render
 from bspec_jax.data.images import Part, Source, Split
 
@@ -52,14 +53,12 @@ def ground_truth(
       without: parts that are left out, as of `render`.
     """
     indices, faces = np.asarray(indices), []
-    for start in range(0, len(indices), RENDERED_AT_ONCE):
-        # Always as many, so that it is compiled once.
-        some = np.resize(indices[start : start + RENDERED_AT_ONCE], RENDERED_AT_ONCE)
+    for index, count in batches_of_one_shape(len(indices), RENDERED_AT_ONCE):
+        some = indices[index]
         keys = jax.vmap(partial(example_key, split))(some)
         rendered = jax.device_get(
             _render_many(keys, _labels(some), size, tuple(without))
         )
-        count = min(RENDERED_AT_ONCE, len(indices) - start)
         faces.append(jax.tree.map(lambda leaf, n=count: leaf[:n], rendered))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *faces)
 

@@ -70,11 +70,7 @@ def find(name: str, data_dir: Path | None, image_size: int | None) -> Source:
     made = builder(name, data_dir)
     with quiet():
         names = class_names(name, made)
-        if not made.is_prepared():
-            raise UserError(
-                f"{name} is not prepared in {made.data_dir}: run "
-                f"`{command(name, data_dir)}`"
-            )
+        check_prepared(name, made, data_dir)
         test = "test" if "test" in made.info.splits else "validation"
         for split in ("train", test):
             if split not in made.info.splits:
@@ -156,6 +152,15 @@ def _checked_labels(made, split, num_classes, examples):
             "another set"
         )
     return labels
+
+
+def check_prepared(name: str, made: Any, data_dir: Path | None) -> None:
+    """Raises UserError, with the command to run, if a set is not prepared."""
+    if not made.is_prepared():
+        raise UserError(
+            f"{name} is not prepared in {made.data_dir}: run "
+            f"`{command(name, data_dir)}`"
+        )
 
 
 def damaged(made: Any, error: Exception) -> UserError:

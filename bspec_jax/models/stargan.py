@@ -3,9 +3,9 @@
 branch = adapters.from_linen(Generator(16, 128, num_classes=3))
 net = sum_of_branches(branch, 9, in_axes=(0, None))   # phi_k to branch k, one class
 params, _ = net.init(key, phi, labels)
-fake, _ = net.apply(params, (), phi, labels, residual=r)
+fake, _ = net.apply(params, {}, phi, labels, residual=r)
 
-Channels double from `base` to at most `cap` at each halving of the image. Source: Choi
+Channels double from `base` to at most `most` at each halving of the image. Source: Choi
 et al., arXiv 1912.01865, appendix A, without style codes: the class enters AdaIN by an
 embedding of the branch's own.
 """

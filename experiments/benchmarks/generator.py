@@ -26,7 +26,7 @@ import numpy as np
 
 from bspec_jax import generator, run
 from bspec_jax.generator_training import Recipe, Training, training
-from bspec_jax.models.stargan import PRESETS, Discriminator
+from bspec_jax.models.stargan import PRESETS
 from experiments.benchmarks.measuring import command_flags, median_seconds, process
 
 if not find_spec("torch"):
@@ -34,6 +34,7 @@ if not find_spec("torch"):
 
 NAME = "benchmark_generator"
 Form = Literal["here", "grouped", "channels_last", "loop", "memory"]
+TORCH = ("grouped", "channels_last", "loop")
 Residual = Literal["gaussian", "diffusion"]
 CLASSES = ("a", "b", "c")
 RECIPE = Recipe(learning_rate=1e-4, r1_weight=1.0, flip=False, crop=0.0)
@@ -78,11 +79,8 @@ def describe(config: Config) -> dict:
 
 def training_of(config: Config) -> tuple[dict, Training]:
     about = describe(config)
-    preset = PRESETS[config.preset]
-    judge = Discriminator(
-        preset.discriminator_base, preset.discriminator_most, len(CLASSES)
-    )
-    return about, training(generator.build(about), judge, len(CLASSES), RECIPE)
+    judge = generator.discriminator(about)
+    return about, training(generator.build(about), judge, RECIPE)
 
 
 def data(config: Config) -> tuple[np.ndarray, np.ndarray]:
@@ -179,7 +177,7 @@ def compare(config: Config) -> dict:
     rows = {}
     for residual in get_args(Residual):
         forms = {}
-        for form in ("here", *_torch_forms()):
+        for form in ("here", *TORCH):
             usage, results = process(
                 module, "--form", form, "--residual", residual, *words
             )
@@ -200,12 +198,6 @@ def compare(config: Config) -> dict:
         _, results = process(module, "--form", "memory", *flags)
         big[residual] = results["memory"]
     return {"rows": rows, "paper256": big}
-
-
-def _torch_forms():
-    from experiments.benchmarks.generator_torch import FORMS
-
-    return FORMS
 
 
 def report(results: dict) -> None:

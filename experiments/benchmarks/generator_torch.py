@@ -4,28 +4,19 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from flax.traverse_util import flatten_dict
 from torch.nn import functional
 
 from bspec_jax.generator_training import BETAS, Recipe
 from bspec_jax.models.stargan import EPSILON, LEAK, ROOT_HALF
 
-FORMS = ("grouped", "channels_last", "loop")
 Parameters = dict[str, torch.Tensor]
-
-
-def flatten(tree: Mapping, path: str = "") -> dict[str, np.ndarray]:
-    """Leaves by path."""
-    out = {}
-    for name, leaf in tree.items():
-        here = f"{path}/{name}" if path else name
-        out |= flatten(leaf, here) if isinstance(leaf, Mapping) else {here: leaf}
-    return out
 
 
 def stacked(tree: Mapping, branches: slice) -> Parameters:
     """A generator's parameters; kernels of convolutions joined as groups."""
     joined = {}
-    for path, leaf in flatten(tree).items():
+    for path, leaf in flatten_dict(tree, sep="/").items():
         leaf = np.array(leaf)[branches]
         if leaf.ndim == 5:  # M H W I O to (M O) I H W
             leaf = leaf.transpose(0, 4, 3, 1, 2)
@@ -39,7 +30,7 @@ def stacked(tree: Mapping, branches: slice) -> Parameters:
 def plain(tree: Mapping) -> Parameters:
     """The discriminator's or the diffusion's parameters."""
     joined = {}
-    for path, leaf in flatten(tree).items():
+    for path, leaf in flatten_dict(tree, sep="/").items():
         leaf = np.array(leaf)
         if leaf.ndim == 4:
             leaf = leaf.transpose(3, 2, 0, 1)
@@ -152,7 +143,7 @@ def work(
     Args:
       params: `generator` and `discriminator` of the JAX network.
       images: `[N, H, W, C]` in -1..1.
-      form: of the branches, one of `FORMS`.
+      form: of the branches: "grouped", "channels_last" (grouped, too) or "loop".
     """
     m, learnt = about["branches"], about["residual"] == "diffusion"
     layout = torch.channels_last if form == "channels_last" else torch.contiguous_format
