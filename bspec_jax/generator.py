@@ -79,7 +79,7 @@ def build(about: dict, *, sequential: bool = False) -> ClassTransfer:
     network = sum_of_branches(
         branch, m, in_axes=(0 if learnt else None, None), sequential=sequential
     )
-    velocity = Velocity()
+    velocity = Velocity(preset.velocity)
 
     def init(key, x, labels):
         keys = jax.random.split(key)

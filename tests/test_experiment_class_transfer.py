@@ -70,7 +70,7 @@ def flags_for(images, workdir):
 @pytest.fixture(scope="module")
 def finished(shared, images):
     workdir = shared / "run"
-    out, err = finish(start("class_transfer", shared, *flags_for(images, workdir)))
+    out, err = finish(start("class_transfer", *flags_for(images, workdir)))
     return workdir, json.loads((workdir / "results.json").read_text()), out, err
 
 
@@ -144,7 +144,7 @@ def test_figures_of_other_components_and_of_own_images(finished, shared, images)
     before = {path: path.read_bytes() for path in drawn.iterdir()}
     again = ("--workdir", workdir, "--figures-only", "--branches", 3)
     chosen = ("--components", 2, "--sweep", 1, "--subset", "0,2", "1")
-    finish(start("class_transfer", shared, *again, *chosen))
+    finish(start("class_transfer", *again, *chosen))
     changed = {p.stem for p, old in before.items() if p.read_bytes() != old}
     assert changed <= {"fig10_components", "fig11_components", "fig13_sweep"} | {
         "fig15_subsets"
@@ -153,7 +153,7 @@ def test_figures_of_other_components_and_of_own_images(finished, shared, images)
     own = shared / "own"
     own.mkdir()
     Image.new("RGB", (40, 20), (230, 230, 230)).save(own / "mine.png")
-    out, _ = finish(start("class_transfer", shared, *again, "--images", own))
+    out, _ = finish(start("class_transfer", *again, "--images", own))
     mine = np.full((1, 16, 16, 3), 230 / 127.5 - 1, np.float32)
     taken = recogniser.load(workdir / "checkpoints").recognise(mine)[0]
     assert f"mine.png: taken for {('dark', 'light')[taken]}" in out
@@ -163,7 +163,7 @@ def test_figures_of_other_components_and_of_own_images(finished, shared, images)
         "own_fig18_decomposition",
     }
     bad = ("--images", shared / "none.png")
-    _, err = finish(start("class_transfer", shared, *again, *bad), 1)
+    _, err = finish(start("class_transfer", *again, *bad), 1)
     assert "cannot read" in err.splitlines()[-1]
     assert "none.png" in err.splitlines()[-1]
 
@@ -171,13 +171,13 @@ def test_figures_of_other_components_and_of_own_images(finished, shared, images)
 def test_a_killed_run_resumes_bit_for_bit(finished, shared, images):
     whole, _, _, _ = finished
     workdir = shared / "killed"
-    process = start("class_transfer", shared, *flags_for(images, workdir))
+    process = start("class_transfer", *flags_for(images, workdir))
     wait_for(workdir / "metrics.jsonl", '"step": 3', process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     saved = checkpoints.steps(workdir / "checkpoints" / generator.MAIN)
     assert 0 < saved[-1] < 6
-    finish(start("class_transfer", shared, *flags_for(images, workdir), "--resume"))
+    finish(start("class_transfer", *flags_for(images, workdir), "--resume"))
     one, other = (generator.load(folder) for folder in (whole, workdir))
     jax.tree.map(assert_array_equal, one.params, other.params)
     assert without_timing(workdir) == without_timing(whole)

@@ -57,10 +57,6 @@ def images(shared):
     return folder
 
 
-def classify(shared, *flags, experiment="classify"):
-    return start(experiment, shared, *flags)
-
-
 def flags_for(images, workdir):
     return [
         *("--dataset", "fashion_mnist", "--data-dir", images, "--workdir", workdir),
@@ -74,7 +70,7 @@ def flags_for(images, workdir):
 @pytest.fixture(scope="module")
 def finished(shared, images):
     workdir = shared / "run"
-    out, _ = finish(classify(shared, *flags_for(images, workdir)))
+    out, _ = finish(start("classify", *flags_for(images, workdir)))
     return workdir, json.loads((workdir / "results.json").read_text()), out
 
 
@@ -172,15 +168,15 @@ def test_figures_are_drawn_and_drawn_again(finished, shared):
     before = {path: path.read_bytes() for path in figures.iterdir()}
     for path in before:
         path.unlink()
-    again = classify(shared, "--workdir", workdir, "--figures-only")
+    again = start("classify", "--workdir", workdir, "--figures-only")
     chosen = [*("--figure-branches", 2), *("--figure-classes", 5, 1)]
     finish(again)
     assert {path: path.read_bytes() for path in figures.iterdir()} == before
-    finish(classify(shared, "--workdir", workdir, "--figures-only", *chosen))
+    finish(start("classify", "--workdir", workdir, "--figures-only", *chosen))
     changed = {p.stem for p, old in before.items() if p.read_bytes() != old}
     assert changed == {"fig08_confident", "fig16_confident"}
     bad = ("--workdir", workdir, "--figures-only", "--figure-branches", 3)
-    _, err = finish(classify(shared, *bad), 2)
+    _, err = finish(start("classify", *bad), 2)
     assert err.count("\n") == 1
     assert "--figure-branches must be below 3" in err
 
@@ -188,20 +184,20 @@ def test_figures_are_drawn_and_drawn_again(finished, shared):
 def test_a_killed_run_resumes_bit_for_bit(finished, shared, images):
     whole, _, _ = finished
     workdir = shared / "killed"
-    process = classify(shared, *flags_for(images, workdir))
+    process = start("classify", *flags_for(images, workdir))
     wait_for(workdir / "metrics.jsonl", '"step": 52', process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     folder = workdir / "checkpoints" / "main"
     assert 0 < checkpoints.steps(folder)[-1] < 90
     resuming_a_damaged_copy_is_one_line(shared, images, workdir)
-    finish(classify(shared, *flags_for(images, workdir), "--resume"))
+    finish(start("classify", *flags_for(images, workdir), "--resume"))
     one, other = (classifier.load(folder) for folder in (whole, workdir))
     assert one.step == other.step == 90
     for a, b in zip(*(leaves(loaded) for loaded in (one, other)), strict=True):
         assert_array_equal(a, b)
     assert without_timing(workdir) == without_timing(whole)
-    _, err = finish(classify(shared, *flags_for(images, workdir), "--resume"), 1)
+    _, err = finish(start("classify", *flags_for(images, workdir), "--resume"), 1)
     assert "is finished; nothing to resume" in err
 
 
@@ -213,7 +209,7 @@ def resuming_a_damaged_copy_is_one_line(shared, images, stopped):
     for path in last.rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    _, err = finish(classify(shared, *flags_for(images, workdir), "--resume"), 1)
+    _, err = finish(start("classify", *flags_for(images, workdir), "--resume"), 1)
     assert err.splitlines()[-1].startswith(
         f"python -m experiments.classify: the checkpoint {last} is damaged"
     )
@@ -269,7 +265,7 @@ def test_widths_by_number(finished, shared, images, tmp_path):
     widths = tuple(map(str, WIDTHS["tiny"]))
     assert experiment.Config(widths=widths).widths_list == WIDTHS["tiny"]
     changed = [*flags_for(images, workdir), "--resume", "--branches", 4]
-    _, err = finish(classify(shared, *changed), 1)
+    _, err = finish(start("classify", *changed), 1)
     assert "has --branches 3, not 4" in err
 
 
@@ -283,7 +279,7 @@ def test_the_hessian_of_the_checkpoint(finished, shared, images):
     trained, results, _ = finished
     workdir = shared / "hessian"
     flags = ("--checkpoint", trained, "--examples", 20, "--workdir", workdir)
-    out, _ = finish(classify(shared, *flags, experiment="hessian"))
+    out, _ = finish(start("hessian", *flags))
     assert "M = 3, 54 parameters of stem/kernel, 20 examples" in out
     found = json.loads((workdir / "results.json").read_text())
     assert {path.stem for path in (workdir / "figures").iterdir()} == {
@@ -323,5 +319,5 @@ def test_the_hessian_of_the_checkpoint(finished, shared, images):
     saturated = results["saturated_coordinates"] > 0
     assert np.allclose(h, clamped) != saturated
     bad = ("--checkpoint", trained, "--leaves", "stem/bias", "--workdir", shared / "no")
-    _, err = finish(classify(shared, *bad, experiment="hessian"), 2)
+    _, err = finish(start("hessian", *bad), 2)
     assert err.splitlines()[-1].count("--leaves: ") == 1

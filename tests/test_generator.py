@@ -42,7 +42,7 @@ def test_f_is_the_residual_and_the_sum_of_branches_one_by_one(built, examples):
         r, inputs = blur(x, 1.5), [x] * M
         assert found.inputs is None
     else:
-        velocity = partial(Velocity().apply, params["velocity"])
+        velocity = partial(Velocity(preset.velocity).apply, params["velocity"])
         r, inputs = diffuse(velocity, x, M, 0.3)
         assert_allclose(found.inputs, inputs, rtol=1e-5, atol=1e-6)
         assert_allclose(found.residual + found.inputs.sum(0), x, atol=1e-5)

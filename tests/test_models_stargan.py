@@ -5,6 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from bspec_jax.models import stargan
+from bspec_jax.models.diffusion import Velocity
 from bspec_jax.models.stargan import AdaIN, Block, Discriminator, Generator
 
 
@@ -17,20 +18,23 @@ def count(module, size, channels=3):
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "channels", "of_branch", "of_discriminator"),
+    ("name", "size", "channels", "of_branch", "of_discriminator", "of_velocity"),
     [
-        ("paper256", 256, 3, 2_229_603, 20_852_803),
-        ("small64", 64, 3, 119_475, 714_515),
-        ("small32", 32, 1, 34_209, 177_075),
-        ("tiny", 16, 3, 1_621, 2_815),
+        ("paper256", 256, 3, 2_229_603, 20_852_803, 40_515),
+        ("small64", 64, 3, 119_475, 714_515, 12_491),
+        ("small32", 32, 1, 34_209, 177_075, 11_913),
+        ("tiny", 16, 3, 1_621, 2_815, 2_313),
     ],
 )
-def test_parameters_of_the_presets(name, size, channels, of_branch, of_discriminator):
+def test_parameters_of_the_presets(
+    name, size, channels, of_branch, of_discriminator, of_velocity
+):
     preset = stargan.PRESETS[name]
     branch = Generator(preset.base, preset.most, 3)
     judge = Discriminator(preset.discriminator_base, preset.discriminator_most, 3)
     assert count(branch, size, channels) == of_branch
     assert count(judge, size, channels) == of_discriminator
+    assert count(Velocity(preset.velocity), size, channels) == of_velocity
 
 
 def test_the_original_has_the_published_size():

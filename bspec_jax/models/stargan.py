@@ -21,6 +21,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from bspec_jax.conv import conv_general_dilated
+from bspec_jax.models import diffusion
 
 LEAK = 0.2
 EPSILON = 1e-5  # of instance norm
@@ -34,6 +35,7 @@ class Preset(NamedTuple):
     size: pixels, each way.
     base, most: channels of a branch at full size, and at most.
     discriminator_base, discriminator_most: of the discriminator.
+    velocity: of the diffusion's p, between its 8 convolutions.
     """
 
     size: int
@@ -41,16 +43,19 @@ class Preset(NamedTuple):
     most: int
     discriminator_base: int
     discriminator_most: int
+    velocity: tuple[int, ...]
 
 
 # With 3 channels and 3 classes a branch of `paper256` has 2,229,603 parameters at 256
 # pixels (20.1 M in 9 branches), of `small64` 119,475 at 64 and of `small32` 34,371 at
-# 32; the discriminators 20,852,803, 714,515 and 177,363.
+# 32; the discriminators 20,852,803, 714,515 and 177,363; p 40,515 and, in the small
+# ones, 12,491, since it is run M + 1 times and would take most of a step.
+SLIM = (16, 16, 16, 8, 16, 16, 16)
 PRESETS = {
-    "paper256": Preset(256, 16, 128, 64, 512),
-    "small64": Preset(64, 8, 32, 16, 128),
-    "small32": Preset(32, 8, 16, 16, 64),
-    "tiny": Preset(16, 2, 4, 4, 8),
+    "paper256": Preset(256, 16, 128, 64, 512, diffusion.WIDTHS),
+    "small64": Preset(64, 8, 32, 16, 128, SLIM),
+    "small32": Preset(32, 8, 16, 16, 64, SLIM),
+    "tiny": Preset(16, 2, 4, 4, 8, (6,) * 7),
 }
 
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
