@@ -80,6 +80,7 @@ def training(model: ClassTransfer, judge: Discriminator, recipe: Recipe) -> Trai
     1912.04958 (a penalty in some steps only).
     """
     optimizer = optax.adam(recipe.learning_rate, *BETAS)
+    gradients = _gradients(*_losses(model, judge, recipe), recipe.accumulate)
 
     def init(key, images, labels):
         keys = jax.random.split(key)
@@ -95,63 +96,6 @@ def training(model: ClassTransfer, judge: Discriminator, recipe: Recipe) -> Trai
             optimizer.init(discriminator),
         )
 
-    def logit(discriminator, x, labels):
-        return jnp.take_along_axis(judge.apply(discriminator, x), labels[:, None], 1)
-
-    def on_real(discriminator, x, labels, penalise):
-        """Logits of real images, and the penalty."""
-        if not penalise:
-            return logit(discriminator, x, labels), 0.0
-
-        def total(x):
-            real = logit(discriminator, x, labels)
-            return real.sum(), real
-
-        slope, real = jax.grad(total, has_aux=True)(x)
-        return real, recipe.r1_every * (slope**2).sum((1, 2, 3)).mean()
-
-    def discriminator_loss(discriminator, generator, part, penalise):
-        x, labels, targets = part
-        real, penalty = on_real(discriminator, x, labels, penalise)
-        fake = logit(discriminator, model.apply(generator, x, targets), targets)
-        loss = jax.nn.softplus(-real).mean() + jax.nn.softplus(fake).mean()
-        loss = loss + recipe.r1_weight / 2 * penalty
-        return loss, {
-            "discriminator_loss": loss,
-            "real_accuracy": (real > 0).mean(),
-            "fake_accuracy": (fake < 0).mean(),
-            "penalty": penalty,
-        }
-
-    def generator_loss(generator, discriminator, part):
-        x, labels, targets = part
-        fake = logit(discriminator, model.apply(generator, x, targets), targets)
-        loss = jax.nn.softplus(-fake).mean()
-        if recipe.reconstruction_weight:
-            off = jnp.abs(model.apply(generator, x, labels) - x).mean()
-            loss = loss + recipe.reconstruction_weight * off
-        return loss, {"generator_loss": loss}
-
-    def gradients(state, part, penalise):
-        """Of both players, and the log; XLA computes once what they have in common."""
-        to_generator, log = jax.grad(generator_loss, has_aux=True)(
-            state.generator, state.discriminator, part
-        )
-        to_discriminator, more = jax.grad(discriminator_loss, has_aux=True)(
-            state.discriminator, state.generator, part, penalise
-        )
-        return to_generator, to_discriminator, log | more
-
-    def mean_gradients(state, batch, penalise):
-        """The same of a batch, one part of it after another."""
-        if recipe.accumulate == 1:
-            return gradients(state, batch, penalise)
-        parts = jax.tree.map(
-            lambda a: a.reshape(recipe.accumulate, -1, *a.shape[1:]), batch
-        )
-        found = jax.lax.map(lambda part: gradients(state, part, penalise), parts)
-        return jax.tree.map(lambda leaf: leaf.mean(0), found)
-
     def drawn(key, images, labels):
         """Images as they are shown in this step, and the classes to aim at."""
         keys = jax.random.split(key, 3)
@@ -160,15 +104,12 @@ def training(model: ClassTransfer, judge: Discriminator, recipe: Recipe) -> Trai
             x = random_flip(keys[0], x)
         if recipe.crop:
             x = random_resized_crop(keys[1], x, recipe.crop)
-        return (
-            x,
-            labels,
-            jax.random.randint(keys[2], labels.shape, 0, judge.num_classes),
-        )
+        targets = jax.random.randint(keys[2], labels.shape, 0, judge.num_classes)
+        return x, labels, targets
 
     def step(state, key, images, labels, penalise):
         batch = drawn(jax.random.fold_in(key, state.step), images, labels)
-        to_generator, to_discriminator, log = mean_gradients(state, batch, penalise)
+        to_generator, to_discriminator, log = gradients(state, batch, penalise)
         moves, generator_opt = optimizer.update(to_generator, state.generator_opt)
         # The diffusion repeats p many times, and carries R away at the branches' rate.
         moves["velocity"] = optax.tree.scale(recipe.velocity_rate, moves["velocity"])
@@ -201,6 +142,76 @@ def training(model: ClassTransfer, judge: Discriminator, recipe: Recipe) -> Trai
         jax.jit(init, compiler_options=once),
         jax.jit(step, donate_argnums=0, static_argnums=4),
     )
+
+
+def _losses(model: ClassTransfer, judge: Discriminator, recipe: Recipe):
+    """Those of the generator and the discriminator, each with what is logged.
+
+    `part` is images in -1..1, their classes and the classes to aim at.
+    """
+
+    def logit(discriminator, x, labels):
+        return jnp.take_along_axis(judge.apply(discriminator, x), labels[:, None], 1)
+
+    def on_real(discriminator, x, labels, penalise):
+        """Logits of real images, and the penalty."""
+        if not penalise:
+            return logit(discriminator, x, labels), 0.0
+
+        def total(x):
+            real = logit(discriminator, x, labels)
+            return real.sum(), real
+
+        slope, real = jax.grad(total, has_aux=True)(x)
+        return real, recipe.r1_every * (slope**2).sum((1, 2, 3)).mean()
+
+    def of_discriminator(discriminator, generator, part, penalise):
+        x, labels, targets = part
+        real, penalty = on_real(discriminator, x, labels, penalise)
+        fake = logit(discriminator, model.apply(generator, x, targets), targets)
+        loss = jax.nn.softplus(-real).mean() + jax.nn.softplus(fake).mean()
+        loss = loss + recipe.r1_weight / 2 * penalty
+        return loss, {
+            "discriminator_loss": loss,
+            "real_accuracy": (real > 0).mean(),
+            "fake_accuracy": (fake < 0).mean(),
+            "penalty": penalty,
+        }
+
+    def of_generator(generator, discriminator, part):
+        x, labels, targets = part
+        fake = logit(discriminator, model.apply(generator, x, targets), targets)
+        loss = jax.nn.softplus(-fake).mean()
+        if recipe.reconstruction_weight:
+            off = jnp.abs(model.apply(generator, x, labels) - x).mean()
+            loss = loss + recipe.reconstruction_weight * off
+        return loss, {"generator_loss": loss}
+
+    return of_generator, of_discriminator
+
+
+def _gradients(generator_loss, discriminator_loss, accumulate: int):
+    """Of both players, and the log: `(state, batch, penalise) -> (g, d, log)`."""
+
+    def of_part(state, part, penalise):
+        # XLA computes once what the two have in common.
+        to_generator, log = jax.grad(generator_loss, has_aux=True)(
+            state.generator, state.discriminator, part
+        )
+        to_discriminator, more = jax.grad(discriminator_loss, has_aux=True)(
+            state.discriminator, state.generator, part, penalise
+        )
+        return to_generator, to_discriminator, log | more
+
+    def of_batch(state, batch, penalise):
+        """The mean over parts of a batch, one after another."""
+        if accumulate == 1:
+            return of_part(state, batch, penalise)
+        parts = jax.tree.map(lambda a: a.reshape(accumulate, -1, *a.shape[1:]), batch)
+        found = jax.lax.map(lambda part: of_part(state, part, penalise), parts)
+        return jax.tree.map(lambda leaf: leaf.mean(0), found)
+
+    return of_batch
 
 
 class Schedule(NamedTuple):

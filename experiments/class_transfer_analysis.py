@@ -48,9 +48,11 @@ def look(
     hits = [recogniser.recognise(t) == c for c, t in enumerate(transfers)]
     other = np.arange(num_classes)[:, None] != labels
     norms = np.asarray(sp.response_norms(own.components))
+    features = recogniser.features(x), recogniser.features(transfers[other])
     found = {
         "transfer_accuracy": np.stack(hits)[other].mean(),
         "kept": np.stack(hits)[~other].mean(),
+        "frechet": decomposition.frechet_distance(*features),
         "psnr": decomposition.psnr(x, own.image).mean(),
         "ssim": decomposition.ssim(x, np.clip(own.image, -1, 1)).mean(),
         "norms": norms,

@@ -67,24 +67,22 @@ def load(folder: Path) -> Recogniser:
 def finish(folder: Path, data: Data, epochs: int, seed: int) -> Recogniser:
     """Trains the classifier, or takes the one that was trained before."""
     own = folder / NAME
-    chosen = balanced(data.train.labels(), EXAMPLES, seed)
-    train, _ = read_readable(data.train, np.sort(chosen))
-    size = min(train.images.shape[1], SIZE)
-    if train.images.shape[1] != size:
-        small = [_shrunk(image, size) for image in train.images]
-        train = Split(np.stack(small), train.labels)
-    pixels = Pixels(*(np.float32(a) for a in channel_statistics(train.images)))
-    args = (WIDTHS[CHANNELS], BRANCHES)
-    network = classifier.build(*args, len(data.class_names), last_scale=0.05)
-    about = classifier.describe(
-        *args, data.class_names, train.images.shape[1:], pixels, clamp="hard"
-    )
-    checkpoints.describe(own, about)
+    done = max(checkpoints.steps(own), default=0)
+    if done and done == checkpoints.description(own)["steps"]:
+        return load(folder)
+    train = examples(data, seed)
     recipe = RECIPE._replace(
         epochs=epochs, batch_size=min(RECIPE.batch_size, len(train.labels))
     )
     steps = epochs * (len(train.labels) // recipe.batch_size)
-    done = max(checkpoints.steps(own), default=0)
+    pixels = Pixels(*(np.float32(a) for a in channel_statistics(train.images)))
+    args = (WIDTHS[CHANNELS], BRANCHES)
+    network = classifier.build(*args, len(data.class_names), last_scale=0.05)
+    shape = train.images.shape[1:]
+    about = classifier.describe(
+        *args, data.class_names, shape, pixels, clamp="hard", steps=steps
+    )
+    checkpoints.describe(own, about)
     with run.progress_bar(steps, "classifier", "step", done) as advance:
         fit(
             network,
@@ -97,6 +95,18 @@ def finish(folder: Path, data: Data, epochs: int, seed: int) -> Recogniser:
             lambda state, step, epoch, log: advance(len(log["loss"])),
         )
     return load(folder)
+
+
+def examples(data: Data, seed: int) -> Split:
+    """The training images, some of them if they are many, and small."""
+    chosen = balanced(data.train.labels(), EXAMPLES, seed)
+    train, _ = read_readable(data.train, np.sort(chosen))
+    size = min(train.images.shape[1], SIZE)
+    if train.images.shape[1] == size:
+        return train
+    return Split(
+        np.stack([_shrunk(image, size) for image in train.images]), train.labels
+    )
 
 
 def _shrunk(image: np.ndarray, size: int) -> np.ndarray:

@@ -116,6 +116,8 @@ def test_results_follow_from_the_checkpoint(finished, images):
         for c in (0, 1)
     ]
     assert_allclose(results["frechet"], np.mean(distances), rtol=1e-3)
+    pooled = decomposition.frechet_distance(real, fake)
+    assert_allclose(results["curves"][-1]["frechet"], pooled, rtol=1e-3)
 
 
 def test_it_says_what_it_monitors_and_skips(finished):

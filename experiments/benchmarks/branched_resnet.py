@@ -14,7 +14,6 @@ Plain vmap is given fewer images, being so slow. Takes about 15 minutes on 2 cor
 import dataclasses
 import multiprocessing
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
@@ -31,7 +30,12 @@ from bspec_jax.classifier import Pixels
 from bspec_jax.classifier_training import Recipe, Training, training
 from bspec_jax.conv import conv_general_dilated
 from bspec_jax.models.resnet import WIDTHS, ResNet
-from experiments.benchmarks.measuring import command_flags, median_seconds, process
+from experiments.benchmarks.measuring import (
+    command_flags,
+    main_of_forms,
+    median_seconds,
+    process,
+)
 
 if not find_spec("torch"):
     sys.exit('this benchmark needs PyTorch: pip install -e ".[bench]"')
@@ -181,14 +185,7 @@ def report(results: dict) -> None:
 
 
 def main(config: Config) -> None:
-    started = time.perf_counter()
-    workdir = run.start(config, NAME)
-    if config.form:
-        results = {config.form: time_form(config)}
-        run.save_results(workdir, config, results, started)
-    else:
-        report(run.save_results(workdir, config, compare(config), started))
-    print(f"results in {workdir}")
+    main_of_forms(config, NAME, time_form, compare, report)
 
 
 if __name__ == "__main__":

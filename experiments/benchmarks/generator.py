@@ -15,7 +15,6 @@ Takes about 20 minutes on 2 cores.
 import dataclasses
 import multiprocessing
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from typing import Literal, get_args
@@ -27,7 +26,12 @@ import numpy as np
 from bspec_jax import generator, run
 from bspec_jax.generator_training import Recipe, Training, training
 from bspec_jax.models.stargan import PRESETS
-from experiments.benchmarks.measuring import command_flags, median_seconds, process
+from experiments.benchmarks.measuring import (
+    command_flags,
+    main_of_forms,
+    median_seconds,
+    process,
+)
 
 if not find_spec("torch"):
     sys.exit('this benchmark needs PyTorch: pip install -e ".[bench]"')
@@ -223,15 +227,12 @@ def report(results: dict) -> None:
         )
 
 
+def find(config: Config) -> dict:
+    return memory(config) if config.form == "memory" else time_form(config)
+
+
 def main(config: Config) -> None:
-    started = time.perf_counter()
-    workdir = run.start(config, NAME)
-    if config.form:
-        work = memory if config.form == "memory" else time_form
-        run.save_results(workdir, config, {config.form: work(config)}, started)
-    else:
-        report(run.save_results(workdir, config, compare(config), started))
-    print(f"results in {workdir}")
+    main_of_forms(config, NAME, find, compare, report)
 
 
 if __name__ == "__main__":

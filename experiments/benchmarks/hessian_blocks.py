@@ -15,7 +15,6 @@ cost of one product in gradients. Takes about 3 minutes on 2 cores.
 
 import dataclasses
 import sys
-import time
 from importlib.util import find_spec
 from typing import Literal
 
@@ -27,7 +26,12 @@ from bspec_jax import gradients, hessian, run
 from bspec_jax.branching import from_functions, sum_of_branches
 from bspec_jax.leaves import ravel_branches
 from bspec_jax.losses import classification_loss
-from experiments.benchmarks.measuring import command_flags, median_seconds, process
+from experiments.benchmarks.measuring import (
+    command_flags,
+    main_of_forms,
+    median_seconds,
+    process,
+)
 
 if not find_spec("curvlinops"):
     sys.exit('this benchmark needs PyTorch and curvlinops: pip install -e ".[bench]"')
@@ -250,14 +254,7 @@ def report(results: dict) -> None:
 
 
 def main(config: Config) -> None:
-    started = time.perf_counter()
-    workdir = run.start(config, NAME)
-    if config.form:
-        results = {config.form: TIMED[config.form](config)}
-        run.save_results(workdir, config, results, started)
-    else:
-        report(run.save_results(workdir, config, compare(config), started))
-    print(f"results in {workdir}")
+    main_of_forms(config, NAME, lambda c: TIMED[c.form](c), compare, report)
 
 
 if __name__ == "__main__":

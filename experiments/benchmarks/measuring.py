@@ -28,6 +28,29 @@ def command_flags(config: run.RunConfig, names: Iterable[str]) -> list[str]:
     return [str(word) for name in names for word in (flag(name), getattr(config, name))]
 
 
+def main_of_forms(
+    config: run.RunConfig,
+    name: str,
+    one: Callable[[run.RunConfig], dict],
+    compare: Callable[[run.RunConfig], dict],
+    report: Callable[[dict], None],
+) -> None:
+    """A benchmark of several forms: the one of `--form` alone, or all compared.
+
+    Args:
+      name: of the benchmark, as `run.start` has it.
+      one, compare: what they find, given the config.
+      report: prints what `compare` found.
+    """
+    started = time.perf_counter()
+    workdir = run.start(config, name)
+    if config.form:
+        run.save_results(workdir, config, {config.form: one(config)}, started)
+    else:
+        report(run.save_results(workdir, config, compare(config), started))
+    print(f"results in {workdir}")
+
+
 def process(module: str, *flags: str, **environment: str) -> tuple[dict, dict]:
     """Runs `python -m MODULE` in a new folder, as one process; Linux.
 
