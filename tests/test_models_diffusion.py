@@ -20,7 +20,7 @@ def images():
 
 def velocity(key, images):
     module = diffusion.Velocity()
-    params = module.init(key, images)
+    params = jax.jit(module.init)(key, images)
     return params, module
 
 

@@ -8,6 +8,8 @@ from bspec_jax.models import stargan
 from bspec_jax.models.diffusion import Velocity
 from bspec_jax.models.stargan import AdaIN, Block, Discriminator, Generator
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def count(module, size, channels=3):
     x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
@@ -46,14 +48,15 @@ def test_the_original_has_the_published_size():
 def test_shapes_and_classes(size, channels):
     module = Generator(2, 4, 3)
     x = jax.random.normal(jax.random.key(0), (2, size, size, channels))
-    params = module.init(jax.random.key(1), x, jnp.array([0, 1]))
-    out = module.apply(params, x, jnp.array([0, 1]))
+    params = jax.jit(module.init)(jax.random.key(1), x, jnp.array([0, 1]))
+    apply = jax.jit(module.apply)
+    out = apply(params, x, jnp.array([0, 1]))
     assert out.shape == x.shape
-    other = module.apply(params, x, jnp.array([0, 2]))
+    other = apply(params, x, jnp.array([0, 2]))
     assert_allclose(out[0], other[0], rtol=1e-5, atol=1e-6)
     assert np.abs(out[1] - other[1]).max() > 1e-2  # the class changes the image
     judge = Discriminator(2, 4, 3)
-    logits = judge.apply(judge.init(jax.random.key(2), x), x)
+    logits, _ = jax.jit(judge.init_with_output)(jax.random.key(2), x)
     assert logits.shape == (2, 3)
 
 
@@ -106,7 +109,7 @@ def test_a_block_is_that_of_the_paper(resize):
     norm = "none" if resize == "half" else "instance"
     block = Block(5, norm, resize)
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-    variables = block.init(jax.random.key(1), x)
+    variables = jax.jit(block.init)(jax.random.key(1), x)
     p = variables["params"]
 
     def change(x):
