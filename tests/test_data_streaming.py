@@ -76,9 +76,19 @@ def test_what_cannot_be_read_is_replaced_and_told():
         taken(numbered(LABELS, broken=(0, 1, 2)), 2)
 
 
-def test_reading_at_once_leaves_out_what_cannot_be_read(monkeypatch):
-    part = numbered(LABELS, broken=(4,))
-    whole, complaints = streaming.in_memory(part, 1)
+@pytest.mark.parametrize(
+    ("at_once", "reads"), [(64, [20] + 20 * [1]), (8, [8, *8 * [1], 8, 4])]
+)
+def test_reading_at_once_leaves_out_what_cannot_be_read(monkeypatch, at_once, reads):
+    monkeypatch.setattr(streaming, "AT_ONCE", at_once)
+    part, sizes = numbered(LABELS, broken=(4,)), []
+
+    def counted(indices):
+        sizes.append(len(indices))
+        return part.read(indices)
+
+    whole, complaints = streaming.in_memory(part._replace(read=counted), 1)
+    assert sizes == reads  # one by one only where something cannot be read
     assert complaints == ["cannot read 4"]
     assert whole.count == len(LABELS) - 1
     assert whole.labels().tolist() == LABELS[:4] + LABELS[5:]

@@ -18,6 +18,7 @@ from bspec_jax.errors import UserError
 
 IN_MEMORY = 2**30  # bytes up to which a part is read as a whole
 READY = 4  # batches that are read ahead
+AT_ONCE = 64  # examples that are read at once, where all can be
 
 
 class Batch(NamedTuple):
@@ -86,11 +87,16 @@ def _read_one(part, members, index):
 def read_readable(part: Part, indices: np.ndarray) -> tuple[Split, list[str]]:
     """The examples of these indices that can be read, and the others' complaints."""
     read, complaints = [], []
-    for index in indices:
+    for start in range(0, len(indices), AT_ONCE):
+        some = indices[start : start + AT_ONCE]
         try:
-            read.append(part.read(np.array([index])))
-        except UnreadableError as error:
-            complaints.append(str(error))
+            read.append(part.read(some))
+        except UnreadableError:
+            for index in some:
+                try:
+                    read.append(part.read(np.array([index])))
+                except UnreadableError as error:
+                    complaints.append(str(error))
     if not read:
         raise UserError(complaints[0] if complaints else "there is no image to read")
     images, labels = (np.concatenate(leaves) for leaves in zip(*read, strict=True))
