@@ -1,4 +1,8 @@
-"""Errors that the user can mend; `run.command_line` prints them as one line."""
+"""Errors that the user can mend, which a command prints as one line."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def flag(name: str) -> str:
@@ -19,3 +23,13 @@ class FlagError(UserError):
 
     def __init__(self, message: str):
         super().__init__(message, status=2)
+
+
+@contextmanager
+def in_one_line(program: str) -> Iterator[None]:
+    """Ends the process at a UserError, said in a line on stderr, with its status."""
+    try:
+        yield
+    except UserError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(error.status)

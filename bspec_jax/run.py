@@ -26,7 +26,7 @@ import jax
 import tyro
 from tqdm import tqdm
 
-from bspec_jax.errors import FlagError, UserError, flag
+from bspec_jax.errors import FlagError, UserError, flag, in_one_line
 from bspec_jax.files import read_json, to_json, write_json
 
 SCHEMA = 1  # of results.json
@@ -100,17 +100,15 @@ def command_line(
     program = f"python -m experiments.{name}"
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        config = tyro.cli(
-            config_class,
-            prog=program,
-            description=description,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-        config.check()
-        main(config)
-    except UserError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        sys.exit(error.status)
+        with in_one_line(program):
+            config = tyro.cli(
+                config_class,
+                prog=program,
+                description=description,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+            config.check()
+            main(config)
     except OSError as error:
         print(f"{program}: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(1)
@@ -192,8 +190,15 @@ def environment() -> dict:
         "devices": jax.device_count(),
         "cpus": os.cpu_count(),
         "commit": _commit(),
-        "command": sys.argv,
+        "command": _command(),
     }
+
+
+def _command() -> list[str]:
+    """What was typed, without the path of this checkout."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    started = ["-m", spec.name] if spec else [Path(sys.argv[0]).name]
+    return ["python", *started, *sys.argv[1:]]
 
 
 def _commit() -> str | None:

@@ -1,5 +1,7 @@
+import pytest
+
 from bspec_jax import run
-from bspec_jax.errors import FlagError, UserError
+from bspec_jax.errors import FlagError, UserError, in_one_line
 
 
 def test_the_exit_status_of_each():
@@ -12,3 +14,12 @@ def test_the_exit_status_of_each():
 def test_run_knows_them_by_the_same_names():
     assert run.UserError is UserError
     assert run.FlagError is FlagError
+
+
+def test_a_command_ends_in_one_line(capsys):
+    with pytest.raises(SystemExit) as end, in_one_line("a command"):
+        raise FlagError("bad flag")
+    assert end.value.code == 2
+    assert capsys.readouterr() == ("", "a command: bad flag\n")
+    with pytest.raises(ValueError, match="a bug"), in_one_line("a command"):
+        raise ValueError("a bug")

@@ -20,6 +20,7 @@ from experiments import class_transfer as experiment
 from experiments import class_transfer_analysis as analysis
 from experiments import inception, recogniser
 from experiments.class_transfer_data import Data, balanced, ground_truth, load
+from experiments.keep import keep
 
 FIGURES = {
     "class_transfer_energy",
@@ -168,6 +169,31 @@ def test_figures_of_other_components_and_of_own_images(finished, shared, images)
     _, err = finish(start("class_transfer", *again, *bad), 1)
     assert "cannot read" in err.splitlines()[-1]
     assert "none.png" in err.splitlines()[-1]
+
+
+def test_a_run_is_kept_without_what_trained_it(finished, shared, images):
+    workdir, results, _, _ = finished
+    kept = shared / "kept"
+    keep(workdir, kept)
+    assert run.load_results(kept) == results
+    one, other = (generator.load(folder) for folder in (workdir, kept))
+    assert other.step == 6
+    jax.tree.map(assert_array_equal, one.params, other.params)
+    x, _ = held_out(images)
+    found, again = (recogniser.load(f / "checkpoints")(x) for f in (workdir, kept))
+    assert_array_equal(found, again)
+    assert not list(kept.rglob("training"))
+    assert {path.name for path in (kept / "checkpoints").glob("generator/*")} == {
+        "network.json",
+        "6",
+    }
+    names = {path.name for path in kept.iterdir()}
+    assert names == {path.name for path in workdir.iterdir()} - {"samples"}
+    with pytest.raises(run.UserError, match="exists already"):
+        keep(workdir, kept)
+    with pytest.raises(run.UserError, match="no finished run"):
+        keep(images, shared / "never")
+    assert not (shared / "never").exists()
 
 
 def test_a_killed_run_resumes_bit_for_bit(finished, shared, images):

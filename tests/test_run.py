@@ -2,6 +2,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,13 +21,18 @@ class Config(run.RunConfig):
         run.check_flag(self, "rates", lambda v: v > 0, "positive")
 
 
-def test_a_new_run_writes_its_config_and_environment(tmp_path):
+def test_a_new_run_writes_its_config_and_environment(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/checkout/experiments/thing.py", "--size", "4"])
+    spec = SimpleNamespace(name="experiments.thing")
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
     workdir = run.start(Config(workdir=tmp_path / "a" / "b", size=4), "thing")
     config = json.loads((workdir / "config.json").read_text())
     assert config == {"experiment": "thing", "seed": 0, "size": 4, "rates": [0.1]}
     environment = json.loads((workdir / "environment.json").read_text())
     assert environment["versions"]["jax"]
     assert environment["devices"] >= 1
+    command = ["python", "-m", "experiments.thing", "--size", "4"]
+    assert environment["command"] == command
 
 
 def test_default_folder_is_named_by_the_experiment(tmp_path, monkeypatch):

@@ -4,14 +4,13 @@ python -m bspec_jax.data.prepare cifar10
 """
 
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from bspec_jax.data import prepared
-from bspec_jax.errors import UserError
+from bspec_jax.errors import UserError, in_one_line
 
 
 def prepare(
@@ -60,13 +59,10 @@ def prepare(
 
 
 def main() -> None:
-    """The command; a UserError becomes one line on stderr and its exit status."""
+    """The command."""
     program = "python -m bspec_jax.data.prepare"
-    try:
+    with in_one_line(program):
         tyro.cli(prepare, prog=program)
-    except UserError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        sys.exit(error.status)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""Copies a finished run without what only served to train it.
+
+    python -m experiments.keep RUN docs/runs/NAME
+
+The copy has the flags, results, figures and networks (parameters alone, of the last
+step), so that figures can be drawn again and the networks used: a small part of the
+run.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from bspec_jax import checkpoints
+from bspec_jax.errors import UserError, in_one_line
+from bspec_jax.run import load_results
+
+NAME = "python -m experiments.keep"
+SCRATCH = ("checkpoints", "samples")  # folders of a run
+# Orbax's note of the folder that a step was first written to; nothing reads it here.
+NOTE = "commit_success.txt"
+
+
+def keep(
+    run: Annotated[Path, tyro.conf.Positional],
+    into: Annotated[Path, tyro.conf.Positional],
+) -> None:
+    """Copies a finished run without what only served to train it.
+
+    Args:
+      run: its folder.
+      into: the folder to make.
+    """
+    load_results(run)
+    if into.exists():
+        raise UserError(f"{into} exists already; choose another folder")
+    shutil.copytree(run, into, ignore=shutil.ignore_patterns(*SCRATCH))
+    for folder in sorted((run / "checkpoints").glob("*/")):
+        last = checkpoints.steps(folder)[-1]
+        to = into / "checkpoints" / folder.name
+        shutil.copytree(
+            folder / f"{last}" / "model",
+            to / f"{last}" / "model",
+            ignore=shutil.ignore_patterns(NOTE),
+        )
+        shutil.copy(folder / checkpoints.DESCRIPTION, to)
+    size = sum(path.stat().st_size for path in into.rglob("*") if path.is_file())
+    print(f"{into}: {size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    with in_one_line(NAME):
+        tyro.cli(keep, prog=NAME)
