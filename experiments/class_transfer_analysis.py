@@ -57,6 +57,8 @@ def look(
         "ssim": decomposition.ssim(x, np.clip(own.image, -1, 1)).mean(),
         "norms": norms,
         "active": int(sp.active_branches(own.components).sum()),
+        "image_std": x.std(),
+        "image_variation": decomposition.total_variation(x).mean(),
         "residual_std": own.residual.std(),
         "residual_variation": decomposition.total_variation(own.residual).mean(),
         "input_std": None if own.inputs is None else own.inputs.std((1, 2, 3, 4)),

@@ -121,13 +121,17 @@ def test_results_follow_from_the_checkpoint(finished, images):
     assert_allclose(results["curves"][-1]["frechet"], pooled, rtol=1e-3)
 
 
-def test_it_says_what_it_monitors_and_skips(finished):
+def test_it_says_what_it_monitors_and_skips(finished, images):
     workdir, results, out, err = finished
     lines = results["curves"]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     looked = [line["step"] for line in lines if "kept" in line]
     assert looked == [2, 4, 6]
     assert len(lines[1]["norms"]) == len(lines[1]["input_std"]) == 3
+    x, _ = held_out(images)
+    assert_allclose(lines[1]["image_std"], x.std(), rtol=1e-5)
+    variation = decomposition.total_variation(x).mean()
+    assert_allclose(lines[1]["image_variation"], variation, rtol=1e-5)
     assert (lines[1]["penalty"], lines[0]["penalty"] > 0) == (0, True)
     assert {p.stem for p in (workdir / "samples").iterdir()} == {
         "0000002",

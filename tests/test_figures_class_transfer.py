@@ -146,6 +146,7 @@ def test_training_curves():
         "psnr": 15.0,
         "norms": [3.0, 4.0],
         "residual_std": 0.3,
+        "image_std": 0.5,
         "input_std": None,
     }
     curves[1] |= looked
@@ -154,5 +155,7 @@ def test_training_curves():
     assert axes[2].lines[1].get_xydata().tolist() == [[2, 0.9]]
     shares = [line.get_ydata()[0] for line in axes[4].lines]
     assert_allclose(shares, [9 / 25, 16 / 25])
+    assert [text.get_text() for text in axes[4].texts] == [" 0", " 1"]
+    assert [line.get_ydata().item() for line in axes[5].lines] == [0.3, 0.5]
     curves[1]["input_std"] = [0.1, 0.2]
-    assert len(figures.generator_training(curves).axes[5].lines) == 4
+    assert len(figures.generator_training(curves).axes[5].lines) == 5

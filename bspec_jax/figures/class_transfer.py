@@ -168,7 +168,13 @@ def generator_training(curves: Sequence[Mapping]) -> Figure:
     axes[1, 0].plot(at, [line["psnr"] for line in looked], "o-", ms=3)
     axes[1, 0].set(title="PSNR of re-generation, dB")
     norms = np.array([line["norms"] for line in looked])
-    axes[1, 1].plot(at, norms**2 / (norms**2).sum(1, keepdims=True), lw=1.2)
+    shares = norms**2 / (norms**2).sum(1, keepdims=True)
+    lines = axes[1, 1].plot(at, shares, lw=1.2)
+    for k, line in enumerate(lines):
+        place, colour = (at[-1], shares[-1, k]), line.get_color()
+        axes[1, 1].annotate(
+            f" {k}", place, color=colour, fontsize=7, va="center", annotation_clip=False
+        )
     axes[1, 1].set(title="share of each branch's energy", ylim=(0, None))
     _residual_panel(axes[1, 2], at, looked)
     for ax in axes[1]:
@@ -178,6 +184,7 @@ def generator_training(curves: Sequence[Mapping]) -> Figure:
 
 def _residual_panel(ax, steps, looked):
     ax.plot(steps, [line["residual_std"] for line in looked], "o-", ms=3, label="$R$")
+    ax.plot(steps, [line["image_std"] for line in looked], "k--", lw=0.8, label="$x$")
     ax.set(title="standard deviation", ylim=(0, None))
     if looked and looked[0]["input_std"]:
         inputs = np.array([line["input_std"] for line in looked])
