@@ -42,7 +42,10 @@ def ssim(
 
 
 def total_variation(x: Float[np.ndarray, "N H W C"]) -> Float[np.ndarray, " N"]:
-    """Mean over pixels of the absolute differences to the right and downwards."""
+    """Sum of absolute differences to the right and downwards, over the image's size.
+
+    The size is H W C: a mean over pixels and channels.
+    """
     across = np.abs(np.diff(x, axis=2)).sum((1, 2, 3))
     down = np.abs(np.diff(x, axis=1)).sum((1, 2, 3))
     return (across + down) / x[0].size

@@ -41,6 +41,8 @@ def test_ssim_is_the_formula_of_wang_et_al(rng):
 def test_total_variation_and_roughness_of_simple_pictures():
     ramp = np.broadcast_to(np.arange(5.0)[:, None, None], (5, 4, 1))[None]
     assert_allclose(decomposition.total_variation(ramp), [16 / 20])
+    in_colour = ramp * np.array([1.0, -2.0, 0.0])
+    assert_allclose(decomposition.total_variation(in_colour), [16 / 20])
     board = np.indices((6, 6)).sum(0)[..., None] % 2 * 2.0 - 1
     flat = np.ones((6, 6, 1))
     parts = np.stack([board, flat, 0 * flat])[:, None]
