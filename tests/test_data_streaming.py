@@ -49,6 +49,13 @@ def test_classes_are_balanced_and_each_is_seen_as_a_whole():
     assert of_one[:12].tolist() != of_one[12:].tolist()
 
 
+def test_each_class_has_an_order_of_its_own():
+    images = np.concatenate(
+        [batch.images.ravel() for batch in taken(numbered([0] * 8 + [1] * 8), 4)]
+    ).astype(int)
+    assert images[images < 8].tolist() != (images[images >= 8] - 8).tolist()
+
+
 def test_batch_t_is_the_same_from_wherever_one_starts():
     straight = taken(numbered(LABELS), 9)
     resumed = taken(numbered(LABELS), 4, start=5)
