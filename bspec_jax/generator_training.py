@@ -32,7 +32,7 @@ class Recipe(NamedTuple):
     """How a generator is trained; the defaults are StarGAN-v2's."""
 
     learning_rate: float = 1e-4  # of both players
-    velocity_rate: float = 0.1  # of the diffusion's p, relative to it
+    velocity_rate: float = 0.003  # of the diffusion's p, relative to it
     batch_size: int = 8
     accumulate: int = 1  # parts of a batch, whose gradients are averaged
     r1_weight: float = 1.0  # of |grad D|^2 / 2 on real images
