@@ -27,9 +27,15 @@ class FlagError(UserError):
 
 @contextmanager
 def in_one_line(program: str) -> Iterator[None]:
-    """Ends the process at a UserError, said in a line on stderr, with its status."""
+    """Ends the process at a UserError, said in a line on stderr, with its status.
+
+    So does a file that cannot be read or written (1).
+    """
     try:
         yield
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(error.status)
+    except OSError as error:
+        print(f"{program}: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)

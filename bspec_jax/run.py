@@ -109,9 +109,6 @@ def command_line(
             )
             config.check()
             main(config)
-    except OSError as error:
-        print(f"{program}: {error.filename}: {error.strerror}", file=sys.stderr)
-        sys.exit(1)
     except KeyboardInterrupt:
         sys.stdout.flush()
         print(f"\n{program}: stopped", file=sys.stderr, flush=True)

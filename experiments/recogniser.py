@@ -68,7 +68,7 @@ def finish(folder: Path, data: Data, epochs: int, seed: int) -> Recogniser:
     """Trains the classifier, or takes the one that was trained before."""
     own = folder / NAME
     done = max(checkpoints.steps(own), default=0)
-    if done and done == checkpoints.description(own)["steps"]:
+    if done and done == checkpoints.description(own).get("steps"):
         return load(folder)
     train = examples(data, seed)
     recipe = RECIPE._replace(

@@ -21,5 +21,9 @@ def test_a_command_ends_in_one_line(capsys):
         raise FlagError("bad flag")
     assert end.value.code == 2
     assert capsys.readouterr() == ("", "a command: bad flag\n")
+    with pytest.raises(SystemExit) as end, in_one_line("a command"):
+        raise PermissionError(13, "Permission denied", "a/file")
+    assert end.value.code == 1
+    assert capsys.readouterr() == ("", "a command: a/file: Permission denied\n")
     with pytest.raises(ValueError, match="a bug"), in_one_line("a command"):
         raise ValueError("a bug")
