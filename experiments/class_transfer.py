@@ -83,7 +83,7 @@ class Config(run.RunConfig):
     """R: of the learnt nonlinear diffusion, whose components the branches read, or a
     Gaussian blur, where they read the image."""
     sigma: float | None = None
-    """Of the blur, in pixels. Default: an eighth of the side."""
+    """Of the Gaussian blur, in pixels. Default: an eighth of the side."""
     diffusion_step: float = 1.0
     """Step of the diffusion."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -156,6 +156,8 @@ class Config(run.RunConfig):
                 f"--batch-size {self.batch_size} has no {self.accumulate} equal parts "
                 "for --accumulate"
             )
+        if self.sigma and self.residual != "gaussian":
+            raise FlagError("--sigma needs --residual gaussian")
         if len(self.classes) == 1:
             raise FlagError("--classes needs at least two, to transfer between")
         if self.images and not self.figures_only:
