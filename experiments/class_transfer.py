@@ -3,7 +3,7 @@ r"""Class transfer by a sum of branches, and the decomposition that it is.
     python -m experiments.class_transfer                       # synthetic faces, 64 px
     python -m experiments.class_transfer --dataset fashion_mnist --preset small32 \
         --classes sandal sneaker "ankle boot" --residual gaussian --skip-flip \
-        --batch-size 16 --iterations 4000     # 31 minutes, transfers .80, class kept .99
+        --batch-size 16 --iterations 4000   # 31 minutes, transfers .80, class kept .99
     python -m experiments.class_transfer --dataset folder --data-dir afhq \
         --preset paper256 --crop 0.5 --iterations 100000 --learning-rate 1e-4
 
