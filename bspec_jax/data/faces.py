@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Array, Int, Int32, Key
 
 from bspec_jax.batching import batches_of_one_shape
-from bspec_jax.data.face_rendering import CLASSES, PARTS, Face, render
+from bspec_jax.data.face_parts import CLASSES, PARTS
+from bspec_jax.data.face_rendering import Face, render
 from bspec_jax.data.images import Part, Source, Split
 
 __all__ = ["CLASSES", "PARTS", "Face", "example_key", "find", "ground_truth", "render"]
