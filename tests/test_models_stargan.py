@@ -80,6 +80,28 @@ def test_instance_norm_takes_each_image_and_channel_alone():
     assert abs(float(short.astype(jnp.float32).mean())) < 1e-2
 
 
+def test_derivatives_of_instance_norm_are_those_of_the_plain_formula(x64):
+    def plain(x):
+        centred = x - x.mean((1, 2), keepdims=True)
+        variance = (centred**2).mean((1, 2), keepdims=True)
+        return centred / jnp.sqrt(variance + stargan.EPSILON)
+
+    x, dx, ct = jax.random.normal(jax.random.key(0), (3, 2, 4, 3, 2), float)
+    for order in (1, 2):
+
+        def derivatives(norm, order=order):
+            def slope(x):
+                return jax.vjp(norm, x)[1](ct)[0]
+
+            f = norm if order == 1 else slope
+            return *jax.jvp(f, (x,), (dx,)), jax.vjp(f, x)[1](ct)[0]
+
+        for found, right in zip(
+            derivatives(stargan.instance_norm), derivatives(plain), strict=True
+        ):
+            assert_allclose(found, right, rtol=1e-11, atol=1e-12)
+
+
 def test_adain_is_affine_in_the_style():
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
     style = jax.random.normal(jax.random.key(1), (2, 5))

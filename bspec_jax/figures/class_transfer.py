@@ -185,12 +185,13 @@ def generator_training(curves: Sequence[Mapping]) -> Figure:
 def _residual_panel(ax, steps, looked):
     ax.plot(steps, [line["residual_std"] for line in looked], "o-", ms=3, label="$R$")
     ax.plot(steps, [line["image_std"] for line in looked], "k--", lw=0.8, label="$x$")
-    ax.set(title="standard deviation", ylim=(0, None))
     if looked and looked[0]["input_std"]:
         inputs = np.array([line["input_std"] for line in looked])
         ax.plot(steps, inputs, color="0.6", lw=0.8)
         ax.plot([], [], color="0.6", lw=0.8, label="$\\varphi_k$")
-    ax.legend()
+    room = 1.25  # for the legend: the curves lie anywhere below x
+    ax.set(title="standard deviation", ylim=(0, room * ax.get_ylim()[1]))
+    ax.legend(loc="upper center", ncols=3)
 
 
 @styled
