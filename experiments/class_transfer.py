@@ -1,6 +1,7 @@
 r"""Class transfer by a sum of branches, and the decomposition that it is.
 
-    python -m experiments.class_transfer                       # synthetic faces, 64 px
+    python -m experiments.class_transfer   # synthetic faces, 64 px: 58 minutes,
+                                            # transfers .98, class kept 1.00
     python -m experiments.class_transfer --dataset fashion_mnist --preset small32 \
         --classes sandal sneaker "ankle boot" --residual gaussian --skip-flip \
         --batch-size 16 --iterations 4000   # 31 minutes, transfers .80, class kept .99
