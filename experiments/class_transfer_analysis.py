@@ -90,7 +90,10 @@ def analyse(
       step: of the diffusion.
     """
     x, labels = to_signed(data.test.images), data.test.labels
-    truth = ground_truth(data) if data.name == "faces" else None
+    truth = None
+    if data.name == "faces":
+        size = data.test.images.shape[1]
+        truth = ground_truth(data.class_names, "test", data.test_indices, size)
     own = generator.decompose(model, params, x, labels)
     start = generator.decompose(model, initial, x, labels)
     return {

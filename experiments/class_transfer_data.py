@@ -1,5 +1,6 @@
 """The images of a class-transfer run: which classes, what to train and measure on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,9 +74,14 @@ def load(
     )
 
 
-def ground_truth(data: Data) -> faces.Face:
-    """The layers and masks of the test images, if the set is the faces."""
-    size = data.test.images.shape[1]
-    known = [faces.CLASSES.index(name) for name in data.class_names]
-    kept = np.flatnonzero(np.isin(faces.labels("test"), known))
-    return faces.ground_truth("test", kept[data.test_indices], size)
+def ground_truth(
+    class_names: Sequence[str], split: str, indices: np.ndarray, size: int
+) -> faces.Face:
+    """The layers and masks of some of the faces.
+
+    Args:
+      indices: among the examples of these classes in the split.
+    """
+    known = [faces.CLASSES.index(name) for name in class_names]
+    kept = np.flatnonzero(np.isin(faces.labels(split), known))
+    return faces.ground_truth(split, kept[indices], size)

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 CORE = {
     "batching",
     "branching",
+    "chan_vese",
     "conv",
     "errors",
     "gradients",
@@ -17,6 +18,7 @@ CORE = {
     "hessian_measures",
     "leaves",
     "losses",
+    "segmentation",
     "specialization",
     "statistics",
     "observations",
@@ -64,6 +66,7 @@ ORDER = [
     {
         "batching",
         "branching",
+        "chan_vese",
         "conv",
         "errors",
         "leaves",
@@ -72,7 +75,14 @@ ORDER = [
         "specialization",
         "hessian_measures",
     },
-    {"toy", "gradients", "observations", "contributions", "training"},
+    {
+        "toy",
+        "gradients",
+        "observations",
+        "contributions",
+        "segmentation",
+        "training",
+    },
     {"sweeps", "hessian"},
     {"hessian_estimates"},
 ]

@@ -265,7 +265,8 @@ def test_parts_and_layers_are_those_of_the_test_images():
     chosen = balanced(source.test.labels(), 12, 3)
     test = source.test.read(chosen)
     data = Data("faces", faces.CLASSES, source.train, test, chosen, [])
-    truth = ground_truth(data)
+    size = data.test.images.shape[1]
+    truth = ground_truth(data.class_names, "test", data.test_indices, size)
     assert_array_equal(np.round(255 * truth.image).astype(np.uint8), test.images)
     eyes = truth.masks["eyes"][..., None] * np.ones(3)
     shading = np.broadcast_to(truth.diffuse, eyes.shape)

@@ -33,6 +33,11 @@ from bspec_jax.figures.hessian import (
     hessian_index,
     hessian_ratio,
 )
+from bspec_jax.figures.segment import (
+    segmentation_scores,
+    segmentation_steps,
+    segmentations,
+)
 from bspec_jax.figures.style import TASK_TITLES
 from bspec_jax.figures.toy import (
     toy_active,
@@ -67,6 +72,9 @@ __all__ = [
     "hessian_ratio",
     "image_components",
     "most_confident_images",
+    "segmentation_scores",
+    "segmentation_steps",
+    "segmentations",
     "toy_active",
     "toy_covariances",
     "toy_dynamics",

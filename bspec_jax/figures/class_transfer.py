@@ -10,9 +10,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from bspec_jax.figures.style import COLOURS, DIVERGING, floats, styled, text_colour
+from bspec_jax.figures.style import (
+    COLOURS,
+    DIVERGING,
+    floats,
+    picture_grid,
+    styled,
+    text_colour,
+)
 
-CELL = 0.62  # inches of a picture in a grid
 GAIN = (-1, 0, 1, 2, 3)  # of a component in Figures 13 and 14; 1 is as generated
 QUANTILE = 0.995  # of |values|, that a stretched component shows as black or white
 
@@ -36,7 +42,7 @@ def transfers(
         **{f"as {name}": t for name, t in zip(classes, transfers, strict=True)},
     }
     titles = [classes[labels[i]] for i in order]
-    return _grid({name: row[order] for name, row in rows.items()}, titles)
+    return picture_grid({name: row[order] for name, row in rows.items()}, titles)
 
 
 @styled
@@ -57,7 +63,7 @@ def image_components(
     if len(shown["inputs"]):
         inputs = shown["inputs"][list(components), example]
         rows["$\\varphi_k$, stretched"] = [blank, *stretched(inputs)]
-    return _grid(rows, ["$x$, and $f$", *(f"$k = {k}$" for k in components)])
+    return picture_grid(rows, ["$x$, and $f$", *(f"$k = {k}$" for k in components)])
 
 
 @styled
@@ -66,7 +72,7 @@ def component_sweep(shown: Mapping[str, np.ndarray], component: int) -> Figure:
     f, v = shown["generated"], shown["components"][component]
     rows = {"image $x$": shown["images"], "$v_k$, stretched": stretched(v)}
     rows |= {f"${gain} \\times v_k$": f + (gain - 1) * v for gain in GAIN}
-    return _grid(rows, title=f"Component {component} at several magnitudes")
+    return picture_grid(rows, title=f"Component {component} at several magnitudes")
 
 
 @styled
@@ -80,7 +86,7 @@ def component_subsets(
         total = shown["components"][list(subset)].sum(0)
         rows[f"sum of {name}"] = stretched(total)
         rows[f"$R$ + {name}"] = shown["residual"] + total
-    return _grid(rows, title="Sums of components")
+    return picture_grid(rows, title="Sums of components")
 
 
 @styled
@@ -103,7 +109,7 @@ def decompositions(
                 *stretched(shown["inputs"][:, example]),
             ]
     numbers = [f"$v_{{{k}}}$" for k in range(len(shown["components"]))]
-    return _grid(rows, ["$x$", "$f$", "$R$", *numbers])
+    return picture_grid(rows, ["$x$", "$f$", "$R$", *numbers])
 
 
 def stretched(parts: np.ndarray) -> np.ndarray:
@@ -111,38 +117,6 @@ def stretched(parts: np.ndarray) -> np.ndarray:
     axes = (-3, -2, -1)
     limit = np.quantile(np.abs(parts), QUANTILE, axis=axes, keepdims=True)
     return np.clip(parts / np.maximum(limit, 1e-12), -1, 1)
-
-
-def _grid(
-    rows: Mapping[str, Sequence | np.ndarray], titles: Sequence[str] = (), title=None
-):
-    """Pictures in -1..1 in rows with names; what is not a number is left blank."""
-    width = max(len(row) for row in rows.values())
-    height = CELL * len(rows) + (0.25 if titles else 0) + (0.3 if title else 0)
-    figure = Figure(figsize=(CELL * width + 1.2, height))
-    axes = figure.subplots(len(rows), width, squeeze=False)
-    for line, (name, row) in zip(axes, rows.items(), strict=True):
-        for ax in line:
-            ax.axis("off")
-        for ax, picture in zip(line, row, strict=False):
-            if np.isfinite(picture).all():
-                values = np.clip((floats(picture) + 1) / 2, 0, 1)
-                ax.imshow(values.squeeze(), cmap="gray", vmin=0, vmax=1)
-        line[0].text(
-            -0.1,
-            0.5,
-            name,
-            ha="right",
-            va="center",
-            fontsize=8,
-            transform=line[0].transAxes,
-        )
-    for ax, text in zip(axes[0], titles, strict=False):
-        ax.set_title(text, fontsize=8)
-    if title:
-        figure.suptitle(title, fontsize=10)
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
-    return figure
 
 
 @styled

@@ -1,6 +1,6 @@
 """What all figures share: the style, the colours, and how JSON numbers are read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 
 import matplotlib as mpl
@@ -26,6 +26,7 @@ STYLE = {
 COLOURS = STYLE["axes.prop_cycle"].by_key()["color"]
 TASK_TITLES = {"toy1": "Toy 1", "toy2": "Toy 2"}
 DIVERGING = "RdBu_r"
+CELL = 0.62  # inches of a picture in a grid
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -48,3 +49,35 @@ def text_colour(background: tuple[float, float, float, float]) -> str:
 def floats(values) -> np.ndarray:
     """JSON numbers as floats; null becomes NaN, which is not drawn."""
     return np.array(values, float)
+
+
+def picture_grid(
+    rows: Mapping[str, Sequence | np.ndarray], titles: Sequence[str] = (), title=None
+):
+    """Pictures in -1..1 in rows with names; what is not a number is left blank."""
+    width = max(len(row) for row in rows.values())
+    height = CELL * len(rows) + (0.25 if titles else 0) + (0.3 if title else 0)
+    figure = Figure(figsize=(CELL * width + 1.2, height))
+    axes = figure.subplots(len(rows), width, squeeze=False)
+    for line, (name, row) in zip(axes, rows.items(), strict=True):
+        for ax in line:
+            ax.axis("off")
+        for ax, picture in zip(line, row, strict=False):
+            if np.isfinite(picture).all():
+                values = np.clip((floats(picture) + 1) / 2, 0, 1)
+                ax.imshow(values.squeeze(), cmap="gray", vmin=0, vmax=1)
+        line[0].text(
+            -0.1,
+            0.5,
+            name,
+            ha="right",
+            va="center",
+            fontsize=8,
+            transform=line[0].transAxes,
+        )
+    for ax, text in zip(axes[0], titles, strict=False):
+        ax.set_title(text, fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+    return figure

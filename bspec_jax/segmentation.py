@@ -1,0 +1,239 @@
+"""Segmentation of a pair of parts, such as the eyes, by an image's components.
+
+    masks = segment(components, Choice(surface=(3, 5), image=(1,)))
+
+The seven steps of appendix F: the components are made scalar, some tell where to begin
+and some what to segment, `chan_vese` draws the border, and of the regions inside it
+those are kept that come in pairs. `pair_score` says without labels how much a mask
+looks like such a pair, and `search` chooses the components by it.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import ndimage
+
+from bspec_jax.chan_vese import Border, chan_vese
+
+# Parts are small and their contrast in a component is low: with the usual weights the
+# border shrinks to nothing around them.
+BORDER = Border(length=0.02, inside=4.0)
+PAIR = 2  # regions that a row through the eyes crosses
+SMALLEST = 1e-3  # of the image's pixels; smaller regions are specks
+LEVELS = (0.6, 0.7, 0.8)
+REFINED = 6  # surfaces that `search` tries with other images
+NEIGHBOURS = np.ones((3, 3), bool)  # regions may touch at a corner
+
+Masks = Bool[np.ndarray, "N H W"]
+
+
+class Choice(NamedTuple):
+    """Which components segment a pair of parts, and where the border begins.
+
+    surface: those that locate the parts.
+    image: those that are nearly constant inside them.
+    dark: whether the parts are darker than the rest in the components of `surface`.
+    level: of the surface, from 0 to 1, above which pixels are inside at first.
+    """
+
+    surface: tuple[int, ...]
+    image: tuple[int, ...]
+    dark: bool = False
+    level: float = 0.7
+
+
+def scalarise(
+    components: Float[np.ndarray, "M N H W C"],
+) -> Float[np.ndarray, "M N H W"]:
+    """The value (of hue, saturation, value) of each image, stretched to 0..1 before."""
+    return _stretched(components, (-3, -2, -1)).max(-1)
+
+
+def combine(
+    scalars: Float[np.ndarray, "M N H W"], chosen: Sequence[int]
+) -> Float[np.ndarray, "N H W"]:
+    """The mean of these components, stretched to 0..1 in each image.
+
+    Raises:
+      ValueError: if there is no component chosen, or one that does not exist.
+    """
+    if not chosen or not all(0 <= k < len(scalars) for k in chosen):
+        raise ValueError(
+            f"components must be some of 0..{len(scalars) - 1}, got {list(chosen)}"
+        )
+    return _stretched(scalars[list(chosen)].mean(0), (-2, -1))
+
+
+def _stretched(x, axes):
+    low, high = x.min(axes, keepdims=True), x.max(axes, keepdims=True)
+    return (x - low) / np.where(high > low, high - low, 1)
+
+
+def initial_surface(
+    scalars: Float[np.ndarray, "M N H W"], choice: Choice
+) -> Float[np.ndarray, "N H W"]:
+    """Where to begin: -1..1, positive where the chosen components exceed the level."""
+    bright = combine(scalars, choice.surface)
+    if choice.dark:
+        bright = 1 - bright
+    return np.clip((bright - choice.level) / (1 - choice.level), -1, 1)
+
+
+def segment(
+    components: Float[np.ndarray, "M N H W C"],
+    choice: Choice,
+    border: Border = BORDER,
+) -> Masks:
+    """Masks of the pairs of parts; empty where an image has none."""
+    return segment_all(scalarise(components), [choice], border)[0]
+
+
+def segment_all(
+    scalars: Float[np.ndarray, "M N H W"],
+    choices: Sequence[Choice],
+    border: Border = BORDER,
+) -> Bool[np.ndarray, "choices N H W"]:
+    """The masks by each of several choices, from components made scalar."""
+    images = np.stack([combine(scalars, choice.image) for choice in choices])
+    surfaces = np.stack([initial_surface(scalars, choice) for choice in choices])
+    flat = (-1, *images.shape[2:])
+    found = inside(images.reshape(flat), surfaces.reshape(flat), border)
+    return np.stack([pairs(mask) for mask in found]).reshape(images.shape)
+
+
+def inside(
+    images: Float[np.ndarray, "N H W"],
+    surfaces: Float[np.ndarray, "N H W"],
+    border: Border = BORDER,
+) -> Masks:
+    """Inside the border that `chan_vese` draws; nothing where an image is constant."""
+    found = np.asarray(chan_vese(images, surfaces, border).surface) > 0
+    return found & (np.ptp(images, (1, 2)) > 0)[:, None, None]
+
+
+def regions(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "regions H W"]:
+    """The connected regions of a mask, but for specks."""
+    labels, count = ndimage.label(mask, NEIGHBOURS)
+    found = labels == np.arange(1, count + 1)[:, None, None]
+    return found[found.mean((1, 2)) >= SMALLEST]
+
+
+def multiplicity(
+    found: Bool[np.ndarray, "regions H W"],
+) -> Float[np.ndarray, " regions"]:
+    """How many regions cross the rows of each one, the median over its rows."""
+    rows = found.any(2)
+    crossing = rows.sum(0)
+    return np.array([np.median(crossing[row]) for row in rows])
+
+
+def pairs(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """The regions of a mask whose rows are crossed by two."""
+    found = regions(mask)
+    return found[multiplicity(found) == PAIR].any(0)
+
+
+def pair_score(mask: Bool[np.ndarray, "H W"]) -> float:
+    """How much a mask looks like one pair of parts, 0..1, without knowing the truth.
+
+    The overlap (IoU) of the left region with the right one mirrored, centre on centre,
+    times how compact the two are: their area over that of the ellipse with the same
+    second moments' axes, at most 1. 0 unless there are two regions.
+    """
+    found = regions(mask)
+    if len(found) != PAIR:
+        return 0.0
+    left, right = (_centred(region) for region in found)
+    mirrored = right[:, ::-1]
+    overlap = (left & mirrored).sum() / (left | mirrored).sum()
+    return float(overlap * min(_compactness(region) for region in found))
+
+
+def _centred(region):
+    """A window of the image's size twice, with the region's centre in its middle."""
+    height, width = region.shape
+    window = np.zeros((2 * height + 1, 2 * width + 1), bool)
+    rows, columns = np.nonzero(region)
+    row, column = round(rows.mean()), round(columns.mean())
+    window[rows - row + height, columns - column + width] = True
+    return window
+
+
+def _compactness(region):
+    rows, columns = np.nonzero(region)
+    # A pixel is a square, whose own variance keeps thin regions from having none.
+    spread = np.cov(rows, columns, bias=True) + np.eye(2) / 12
+    ellipse = 4 * np.pi * np.sqrt(np.linalg.det(spread))
+    return min(1.0, len(rows) / ellipse)
+
+
+def mean_pair_score(masks: Masks) -> float:
+    """`pair_score`, mean over images: the criterion of the automatic choice."""
+    return float(np.mean([pair_score(mask) for mask in masks]))
+
+
+def iou(masks: Masks, truth: Masks) -> Float[np.ndarray, " N"]:
+    """Intersection over union of each pair; 1 where both are empty."""
+    union = (masks | truth).sum((1, 2))
+    return np.where(union > 0, (masks & truth).sum((1, 2)) / np.maximum(union, 1), 1.0)
+
+
+class Found(NamedTuple):
+    """A choice and its value, the larger the better."""
+
+    value: float
+    choice: Choice
+
+
+def search(
+    scalars: Float[np.ndarray, "M N H W"],
+    values: Sequence[Callable[[Masks], float]] = (mean_pair_score,),
+    border: Border = BORDER,
+) -> list[list[Found]]:
+    """Choices of one or two components for the surface and the image, the best first.
+
+    First the same components are both; then the best surfaces are tried with all
+    images. Sensible with a handful of images, N = 8 or so.
+
+    Args:
+      values: of a choice's masks; by default what needs no labels. There is a ranking
+        by each.
+    """
+    chosen = [
+        components
+        for size in (1, 2)
+        for components in itertools.combinations(range(len(scalars)), size)
+    ]
+    first = [
+        Choice(components, components, dark, level)
+        for components in chosen
+        for dark in (False, True)
+        for level in LEVELS
+    ]
+    masks = segment_all(scalars, first, border)
+
+    def ranked(value):
+        begun = _ranked(first, masks, value)
+        others = [
+            one.choice._replace(image=components)
+            for one in begun[:REFINED]
+            for components in chosen
+            if components != one.choice.image
+        ]
+        if not others:
+            return begun
+        refined = _ranked(others, segment_all(scalars, others, border), value)
+        return sorted(begun + refined, key=_by_value)
+
+    return [ranked(value) for value in values]
+
+
+def _ranked(choices, masks, value):
+    return sorted(map(Found, map(value, masks), choices), key=_by_value)
+
+
+def _by_value(found):
+    return -found.value
