@@ -9,18 +9,23 @@ looks like such a pair, and `search` chooses the components by it.
 """
 
 import itertools
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
+from bspec_jax.batching import batches_of_one_shape
 from bspec_jax.chan_vese import Border, chan_vese
 
 # Parts are small and their contrast in a component is low: with the usual weights the
 # border shrinks to nothing around them.
 BORDER = Border(length=0.02, inside=4.0)
+BLOCK, BLOCK_ON_ACCELERATOR = 16, 256  # images of a compiled call
 PAIR = 2  # regions that a row through the eyes crosses
 SMALLEST = 1e-3  # of the image's pixels; smaller regions are specks
 LEVELS = (0.6, 0.7, 0.8)
@@ -101,7 +106,7 @@ def segment_all(
     surfaces = np.stack([initial_surface(scalars, choice) for choice in choices])
     flat = (-1, *images.shape[2:])
     found = inside(images.reshape(flat), surfaces.reshape(flat), border)
-    return np.stack([pairs(mask) for mask in found]).reshape(images.shape)
+    return np.stack([pair(mask) for mask in found]).reshape(images.shape)
 
 
 def inside(
@@ -110,15 +115,28 @@ def inside(
     border: Border = BORDER,
 ) -> Masks:
     """Inside the border that `chan_vese` draws; nothing where an image is constant."""
-    found = np.asarray(chan_vese(images, surfaces, border).surface) > 0
-    return found & (np.ptp(images, (1, 2)) > 0)[:, None, None]
+    on_cpu = jax.default_backend() == "cpu"
+    size = min(BLOCK if on_cpu else BLOCK_ON_ACCELERATOR, len(images))
+
+    def positive(block):
+        index, count = block
+        found = chan_vese(
+            images[index], surfaces[index], border, at_once=1 if on_cpu else size
+        )
+        return np.asarray(found.surface)[:count] > 0
+
+    # XLA keeps to one core in such small loops; a thread for each uses them all.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(positive, batches_of_one_shape(len(images), size)))
+    return np.concatenate(found) & (np.ptp(images, (1, 2)) > 0)[:, None, None]
 
 
 def regions(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "regions H W"]:
-    """The connected regions of a mask, but for specks."""
+    """The connected regions of a mask but specks and what the image's edge cuts."""
     labels, count = ndimage.label(mask, NEIGHBOURS)
     found = labels == np.arange(1, count + 1)[:, None, None]
-    return found[found.mean((1, 2)) >= SMALLEST]
+    cut = found[:, [0, -1]].any((1, 2)) | found[:, :, [0, -1]].any((1, 2))
+    return found[~cut & (found.mean((1, 2)) >= SMALLEST)]
 
 
 def multiplicity(
@@ -130,26 +148,38 @@ def multiplicity(
     return np.array([np.median(crossing[row]) for row in rows])
 
 
-def pairs(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """The regions of a mask whose rows are crossed by two."""
+def pair(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """The two regions of a mask that share rows with each other and with no third.
+
+    Of several such pairs the one that is most alike; empty if there is none.
+    """
     found = regions(mask)
-    return found[multiplicity(found) == PAIR].any(0)
+    found = found[multiplicity(found) == PAIR]
+    candidates = [
+        (likeness(one, other), one | other)
+        for one, other in itertools.combinations(found, 2)
+        if (one.any(1) & other.any(1)).any()
+    ]
+    best = max(candidates, key=lambda found: found[0], default=None)
+    return np.zeros_like(mask) if best is None else best[1]
+
+
+def likeness(one: Bool[np.ndarray, "H W"], other: Bool[np.ndarray, "H W"]) -> float:
+    """How much two regions look like a pair of parts, 0..1.
+
+    The overlap (IoU) of the one with the other mirrored, centre on centre, times how
+    compact the less compact is: its area over that of the ellipse with the same second
+    moments, at most 1.
+    """
+    left, right = _centred(one), _centred(other)[:, ::-1]
+    overlap = (left & right).sum() / (left | right).sum()
+    return float(overlap * min(_compactness(one), _compactness(other)))
 
 
 def pair_score(mask: Bool[np.ndarray, "H W"]) -> float:
-    """How much a mask looks like one pair of parts, 0..1, without knowing the truth.
-
-    The overlap (IoU) of the left region with the right one mirrored, centre on centre,
-    times how compact the two are: their area over that of the ellipse with the same
-    second moments' axes, at most 1. 0 unless there are two regions.
-    """
+    """`likeness` of the two regions of a mask; 0 if it has not two."""
     found = regions(mask)
-    if len(found) != PAIR:
-        return 0.0
-    left, right = (_centred(region) for region in found)
-    mirrored = right[:, ::-1]
-    overlap = (left & mirrored).sum() / (left | mirrored).sum()
-    return float(overlap * min(_compactness(region) for region in found))
+    return likeness(*found) if len(found) == PAIR else 0.0
 
 
 def _centred(region):
@@ -192,8 +222,9 @@ def search(
     scalars: Float[np.ndarray, "M N H W"],
     values: Sequence[Callable[[Masks], float]] = (mean_pair_score,),
     border: Border = BORDER,
+    largest: int = 2,
 ) -> list[list[Found]]:
-    """Choices of one or two components for the surface and the image, the best first.
+    """Choices of a few components for the surface and for the image, the best first.
 
     First the same components are both; then the best surfaces are tried with all
     images. Sensible with a handful of images, N = 8 or so.
@@ -201,10 +232,11 @@ def search(
     Args:
       values: of a choice's masks; by default what needs no labels. There is a ranking
         by each.
+      largest: number of components that are combined.
     """
     chosen = [
         components
-        for size in (1, 2)
+        for size in range(1, largest + 1)
         for components in itertools.combinations(range(len(scalars)), size)
     ]
     first = [

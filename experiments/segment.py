@@ -6,12 +6,12 @@
     python -m experiments.segment --checkpoint RUN --images my_pictures
 
 The steps of appendix F, with the checkpoint of a class-transfer run: some components
-tell where to begin, some what Chan-Vese segments, and regions in pairs are kept. Which
-components these are is found for each class from a few training images, without labels,
-by how much the masks look like a mirrored, compact pair; or given by hand. Masks are
-written as PNG, with overlays as in Figures 12 and 21. On the synthetic faces they are
-scored by the true masks, beside the choice that is best by these, and beside the same
-search on the plain image.
+tell where to begin, some what Chan-Vese segments, and a pair of regions is kept. Which
+components these are is found from a few training images, without labels, by how much
+the masks look like a mirrored, compact pair; or given by hand. Masks are written as
+PNG, with overlays as in Figures 12 and 21. On the synthetic faces they are scored by
+the true masks, beside the choice that is best by these, and beside the same search on
+the plain image.
 """
 
 import dataclasses
@@ -61,6 +61,8 @@ class Config(run.RunConfig):
     """Of the surface, 0..1, above which pixels are inside at first; chosen by hand."""
     choose_examples: int = 8
     """Training images of each class that components are chosen on."""
+    largest: int = 2
+    """Components that the search combines, at most."""
     part: Literal["eyes", "ears"] = "eyes"
     """The part of the synthetic faces that masks are scored by."""
     length: float = 0.02
@@ -80,7 +82,7 @@ class Config(run.RunConfig):
             raise FlagError(
                 "--surface-components and --image-components need each other"
             )
-        for name in ("test_examples", "choose_examples"):
+        for name in ("test_examples", "choose_examples", "largest"):
             run.check_flag(self, name, lambda v: v >= 1, "at least 1")
         run.check_flag(self, "level", lambda v: 0 <= v < 1, "in 0..1, below 1")
         for name in ("length", "inside"):
@@ -99,10 +101,11 @@ def main(config: Config) -> None:
         return
     trained = generator.load(config.checkpoint)
     check_components(config, trained.description["branches"])
+    source = analysis.source_of(config, trained)
     chosen_on, segmented = segment_data.load(config, trained)
     workdir = run.start(config, NAME)
     config = dataclasses.replace(config, workdir=workdir)
-    results, shown = analysis.analyse(config, trained, chosen_on, segmented)
+    results, shown = analysis.analyse(config, trained, source, chosen_on, segmented)
     write_masks(workdir / "masks", segmented.names, results.pop("masks"))
     files.save_arrays(workdir / "segmentation.npz", shown)
     draw = partial(segment_pictures.draw, config)
@@ -128,12 +131,12 @@ def summary(results: dict) -> str:
     """The choices, and where there is a truth the table of scores."""
     lines = []
     for method, found in results["methods"].items():
-        for name, choice in found["choices"].items():
-            lines.append(
-                f"{method:12} {name:8} surface {choice['surface']}"
-                f"{' (dark)' if choice['dark'] else ''} above {choice['level']}, "
-                f"image {choice['image']}"
-            )
+        choice = found["choice"]
+        lines.append(
+            f"{method:12} surface {choice['surface']}"
+            f"{' (dark)' if choice['dark'] else ''} above {choice['level']}, "
+            f"image {choice['image']}"
+        )
     lines.append(f"{'':12} {'':8} {'IoU':>6} {'prec.':>6} {'recall':>6} {'empty':>6}")
     for method, found in results["methods"].items():
         for name, scores in {**found["by_class"], "all": found["all"]}.items():

@@ -18,49 +18,42 @@ STACK = {MAIN: MAIN, "best": MAIN, "plain": "plain", "plain_best": "plain"}
 
 
 def analyse(
-    config, trained: Trained, chosen_on: Images, segmented: Images
+    config, trained: Trained, source: str, chosen_on: Images, segmented: Images
 ) -> tuple[dict, dict]:
     """What results.json holds, with `masks`, and what the figures show.
 
     Methods: `components` (by hand or without labels), `plain` (Chan-Vese on the image,
     with the same search), and with a ground truth `best` and `plain_best`, whose choice
-    is the best by the true masks of the same training images.
+    is the best by the true masks of the images that components are chosen on.
     """
-    source = source_of(config, trained)
     classes = trained.description["classes"]
     few = scalars(config, trained, chosen_on, source)
     many = scalars(config, trained, segmented, source)
-    present = [int(label) for label in np.unique(segmented.labels)]
-    choices: dict[str, dict[int, Found]] = {}
-    for label in present:
-        of_class = np.flatnonzero(chosen_on.labels == label)
-        for method, found in choose(config, few, chosen_on, of_class).items():
-            choices.setdefault(method, {})[label] = found
-        print(f"{classes[label]}: components chosen", flush=True)
+    choices = choose(config, few, chosen_on)
     masks = {
-        method: segment(config, many[STACK[method]], segmented.labels, found)
-        for method, found in choices.items()
+        method: segmentation.segment_all(
+            many[STACK[method]], [one.choice], config.border()
+        )[0]
+        for method, one in choices.items()
     }
     results = {
-        "classes": [classes[label] for label in present],
+        "classes": [classes[label] for label in np.unique(segmented.labels)],
         "source": source,
         "part": config.part,
         "examples": len(segmented.x),
         "methods": {
             method: {
-                "choices": {
-                    classes[label]: {"score": one.value, **one.choice._asdict()}
-                    for label, one in found.items()
-                },
+                "choice": one.choice._asdict(),
+                "value": one.value,
                 **scores(config, masks[method], segmented, classes),
             }
-            for method, found in choices.items()
+            for method, one in choices.items()
         },
         "iou": of_parts(masks[MAIN], segmented),
         "iou_plain": of_parts(masks["plain"], segmented),
         "masks": masks[MAIN],
     }
-    return results, show(config, many[MAIN], choices[MAIN], masks, segmented)
+    return results, show(config, many[MAIN], choices[MAIN].choice, masks, segmented)
 
 
 def source_of(config, trained: Trained) -> str:
@@ -93,44 +86,40 @@ def scalars(
 
 
 def choose(
-    config, few: Mapping[str, np.ndarray], chosen_on: Images, index: np.ndarray
+    config, few: Mapping[str, np.ndarray], chosen_on: Images
 ) -> dict[str, Found]:
-    """Each method's choice for a class, of which `index` are the images."""
-    values = [segmentation.mean_pair_score]
+    """Each method's choice, with its value by that method's criterion."""
+    values = {MAIN: segmentation.mean_pair_score, "plain": segmentation.mean_pair_score}
     if chosen_on.masks is not None:
-        truth = chosen_on.masks[config.part][index]
-        values.append(lambda masks: float(segmentation.iou(masks, truth).mean()))
+        truth = chosen_on.masks[config.part]
+
+        def overlap(masks):
+            return float(segmentation.iou(masks, truth).mean())
+
+        values |= {"best": overlap, "plain_best": overlap}
     found = {}
-    for kind, stack in few.items():
-        rankings = segmentation.search(stack[:, index], values, config.border())
-        names = [method for method, of in STACK.items() if of == kind]
-        for name, ranking in zip(names, rankings, strict=False):
-            found[name] = ranking[0]
     if config.surface_components:
-        by_hand = Choice(
+        choice = Choice(
             config.surface_components,
             config.image_components,
             config.dark,
             config.level,
         )
-        masks = segmentation.segment_all(
-            few[MAIN][:, index], [by_hand], config.border()
-        )
-        found[MAIN] = Found(values[0](masks[0]), by_hand)
-    return found
-
-
-def segment(
-    config, stack: np.ndarray, labels: np.ndarray, found: Mapping[int, Found]
-) -> np.ndarray:
-    """The masks of all images, each by the choice for its class."""
-    masks = np.zeros(stack.shape[1:], bool)
-    for label, one in found.items():
-        index = np.flatnonzero(labels == label)
-        masks[index] = segmentation.segment_all(
-            stack[:, index], [one.choice], config.border()
-        )[0]
-    return masks
+        (masks,) = segmentation.segment_all(few[MAIN], [choice], config.border())
+        found[MAIN] = Found(values.pop(MAIN)(masks), choice)
+    for kind, stack in few.items():
+        methods = [method for method in values if STACK[method] == kind]
+        if methods:
+            rankings = segmentation.search(
+                stack,
+                [values[method] for method in methods],
+                config.border(),
+                config.largest,
+            )
+            found |= {
+                m: ranking[0] for m, ranking in zip(methods, rankings, strict=True)
+            }
+    return {method: found[method] for method in STACK if method in found}
 
 
 def scores(
@@ -180,7 +169,7 @@ def of_parts(masks: np.ndarray, segmented: Images) -> dict[str, float] | None:
 def show(
     config,
     stack: np.ndarray,
-    choices: Mapping[int, Found],
+    choice: Choice,
     masks: Mapping[str, np.ndarray],
     segmented: Images,
 ) -> dict[str, np.ndarray]:
@@ -188,27 +177,25 @@ def show(
 
     With a ground truth they are the upper quartile, the median and the worst by IoU.
     """
-    parts = []
-    for i, (label, one) in enumerate(choices.items()):
-        index = np.flatnonzero(segmented.labels == label)
-        if segmented.masks is not None:
-            truth = segmented.masks[config.part][index]
-            order = index[np.argsort(segmentation.iou(masks[MAIN][index], truth))]
-            index = order[[3 * len(order) // 4, len(order) // 2, 0]]
-        index = index[:SHOWN]
-        few = stack[:, index]
-        images = segmentation.combine(few, one.choice.image)
-        surface = segmentation.initial_surface(few, one.choice)
-        part = {
-            "classes": np.full(len(index), i),
-            "images": segmented.x[index],
-            "located": segmentation.combine(few, one.choice.surface),
-            "surface": surface,
-            "segmented": images,
-            "inside": segmentation.inside(images, surface, config.border()),
-            **{f"masks_{method}": found[index] for method, found in masks.items()},
-        }
-        if segmented.masks is not None:
-            part["truth"] = segmented.masks[config.part][index]
-        parts.append(part)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    truth = segmented.masks and segmented.masks[config.part]
+    index = []
+    for label in np.unique(segmented.labels):
+        of_class = np.flatnonzero(segmented.labels == label)
+        if truth is not None:
+            found = segmentation.iou(masks[MAIN][of_class], truth[of_class])
+            order = of_class[np.argsort(found)]
+            of_class = order[[3 * len(order) // 4, len(order) // 2, 0]]
+        index += of_class[:SHOWN].tolist()
+    few = stack[:, index]
+    images = segmentation.combine(few, choice.image)
+    surface = segmentation.initial_surface(few, choice)
+    shown = {
+        "labels": segmented.labels[index],
+        "images": segmented.x[index],
+        "located": segmentation.combine(few, choice.surface),
+        "surface": surface,
+        "segmented": images,
+        "inside": segmentation.inside(images, surface, config.border()),
+        **{f"masks_{method}": found[index] for method, found in masks.items()},
+    }
+    return shown if truth is None else shown | {"truth": truth[index]}

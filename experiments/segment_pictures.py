@@ -1,5 +1,7 @@
 """The figures of a segmentation: overlays, steps and scores."""
 
+import numpy as np
+
 from bspec_jax import figures, files
 
 NAMES = {
@@ -8,7 +10,7 @@ NAMES = {
     "plain": "plain image",
     "plain_best": "plain, best choice",
 }
-ARRAYS = ("classes", "images", "located", "surface", "segmented", "inside")
+ARRAYS = ("labels", "images", "located", "surface", "segmented", "inside")
 
 
 def draw(config, results: dict) -> dict:
@@ -25,7 +27,8 @@ def draw(config, results: dict) -> dict:
     path = config.workdir / "segmentation.npz"
     shown = files.load_arrays(path, dict.fromkeys(arrays))
     shown["masks"] = shown["masks_components"]
-    titles = [results["classes"][i] for i in shown["classes"]]
+    _, group = np.unique(shown["labels"], return_inverse=True)
+    titles = [results["classes"][i] for i in group]
     masks = {name: f"masks_{method}" for method, name in rows.items()}
     drawn = {
         "fig12_segmentation": figures.segmentations(shown, masks, titles),

@@ -16,7 +16,7 @@ def ellipse(row, column, height, width):
 
 EYES = ellipse(14, 14, 4, 5) | ellipse(15, 34, 4, 5)
 NOSE = ellipse(26, 24, 4, 3)
-EARS = ellipse(3, 9, 2, 3) | ellipse(3, 39, 2, 3)
+EARS = ellipse(3, 9, 2, 3) | ellipse(3, 39, 2, 5)  # less alike than the eyes
 
 
 def components(noise: float = 0.02):
@@ -107,9 +107,16 @@ def test_multiplicity_is_the_number_of_regions_in_a_row():
         )
     )
     assert number == {3: 2, 14: 2, 15: 2, 26: 1, 33: 1}
-    assert_array_equal(segmentation.pairs(mask), EYES | EARS)
+
+
+def test_of_several_pairs_the_most_alike_is_kept():
+    assert_array_equal(segmentation.pair(EYES | NOSE | EARS), EYES)
+    assert_array_equal(segmentation.pair(EARS | NOSE), EARS)
     third = ellipse(15, 24, 3, 2)  # between the eyes: their rows are crossed by three
-    assert not segmentation.pairs(EYES | third).any()
+    assert not segmentation.pair(EYES | third).any()
+    assert_array_equal(segmentation.pair(EYES | third | EARS), EARS)
+    # Two regions alike, but not beside each other.
+    assert not segmentation.pair(ellipse(9, 14, 4, 5) | ellipse(26, 34, 4, 5)).any()
 
 
 def test_specks_are_no_regions():
@@ -117,8 +124,14 @@ def test_specks_are_no_regions():
     mask[15, 24] = True
     assert len(segmentation.regions(mask)) == 2
     assert not segmentation.regions(np.zeros((4, 4), bool)).size
-    corner = np.eye(3, dtype=bool)  # regions may hang together at a corner
+    corner = np.pad(np.eye(3, dtype=bool), 2)  # regions may hang together at a corner
     assert len(segmentation.regions(corner)) == 1
+
+
+def test_what_the_edge_cuts_is_no_region():
+    for edge in (ellipse(15, 0, 3, 3), ellipse(15, 47, 3, 3), ellipse(39, 20, 3, 3)):
+        assert_array_equal(segmentation.regions(EYES | edge).any(0), EYES)
+        assert_array_equal(segmentation.pair(EYES | edge), EYES)
 
 
 def test_the_score_prefers_mirrored_compact_pairs():
