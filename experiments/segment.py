@@ -1,8 +1,8 @@
-"""Segmentation of a pair of parts, such as the eyes, by the components of a generator.
+r"""Segmentation of a pair of parts, such as the eyes, by a generator's components.
 
-    python -m experiments.segment --checkpoint docs/runs/faces_diffusion
+    python -m experiments.segment --checkpoint docs/runs/faces_diffusion   # 4 minutes
     python -m experiments.segment --checkpoint docs/runs/faces_diffusion \
-        --surface-components 5 8 --image-components 8 --dark
+        --surface-components 3 8 --image-components 6 8 --dark
     python -m experiments.segment --checkpoint RUN --images my_pictures
 
 The steps of appendix F, with the checkpoint of a class-transfer run: some components
