@@ -18,7 +18,7 @@ import dataclasses
 import time
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -69,8 +69,6 @@ class Config(run.RunConfig):
     """Chan-Vese's mu, of the border's length."""
     inside: float = 4.0
     """Chan-Vese's lambda_1, of the variance inside; lambda_2 is 1."""
-
-    PRESENTATION: ClassVar = ()
 
     def check(self) -> None:
         super().check()
