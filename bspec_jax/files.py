@@ -65,19 +65,19 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_arrays(
-    path: Path, like: Mapping[str, np.ndarray | None]
+    path: Path, like: Mapping[str, np.ndarray | None] | None = None
 ) -> dict[str, np.ndarray]:
     """Reads arrays of the names and shapes of `like` that `save_arrays` wrote.
 
-    None stands for any shape.
+    None stands for any shape, and without `like` for all that there are.
 
     Raises:
       UserError: if the file is damaged, or holds other arrays.
     """
     try:
         with np.load(path) as saved:
-            arrays = {name: saved[name] for name in like}
-        for name, expected in like.items():
+            arrays = {name: saved[name] for name in like or saved.files}
+        for name, expected in (like or {}).items():
             if expected is not None and arrays[name].shape != expected.shape:
                 raise ValueError
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):

@@ -1,6 +1,6 @@
 """The images of a class-transfer run: which classes, what to train and measure on."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,13 +75,31 @@ def load(
 
 
 def ground_truth(
-    class_names: Sequence[str], split: str, indices: np.ndarray, size: int
+    class_names: Sequence[str],
+    split: str,
+    indices: np.ndarray,
+    size: int,
+    without: Collection[str] = (),
 ) -> faces.Face:
     """The layers and masks of some of the faces.
 
     Args:
-      indices: among the examples of these classes in the split.
+      indices: among the faces of these classes in the split.
+      without: parts that are left out.
     """
-    known = [faces.CLASSES.index(name) for name in class_names]
-    kept = np.flatnonzero(np.isin(faces.labels(split), known))
-    return faces.ground_truth(split, kept[indices], size)
+    kept, _ = _faces_of(class_names, split)
+    return faces.ground_truth(split, kept[indices], size, without)
+
+
+def labels_of_faces(class_names: Sequence[str], split: str) -> np.ndarray:
+    """The classes of all faces of these classes in a split, numbered in their order."""
+    return _faces_of(class_names, split)[1]
+
+
+def _faces_of(class_names, split):
+    """Which faces of the split are of these classes, and their labels among them."""
+    new = np.full(len(faces.CLASSES), -1, np.int32)
+    new[[faces.CLASSES.index(name) for name in class_names]] = range(len(class_names))
+    labels = new[faces.labels(split)]
+    kept = np.flatnonzero(labels >= 0)
+    return kept, labels[kept]

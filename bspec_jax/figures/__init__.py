@@ -3,6 +3,12 @@
 Each function takes plain JSON values and returns a matplotlib Figure.
 """
 
+from bspec_jax.figures.applications import (
+    augmentation,
+    edit_shares,
+    normal_errors,
+    pictures,
+)
 from bspec_jax.figures.class_transfer import (
     component_energy,
     component_scores,
@@ -34,6 +40,7 @@ from bspec_jax.figures.hessian import (
     hessian_ratio,
 )
 from bspec_jax.figures.segment import (
+    overlaid,
     segmentation_scores,
     segmentation_steps,
     segmentations,
@@ -51,6 +58,7 @@ from bspec_jax.figures.toy import (
 __all__ = [
     "TASK_TITLES",
     "active_against_branches",
+    "augmentation",
     "branch_ablation",
     "branch_confidence",
     "branch_covariances",
@@ -64,6 +72,7 @@ __all__ = [
     "component_sweep",
     "decompositions",
     "diffusion_spectrum",
+    "edit_shares",
     "generator_training",
     "gradient_factors",
     "hessian_eigenvalues",
@@ -72,6 +81,9 @@ __all__ = [
     "hessian_ratio",
     "image_components",
     "most_confident_images",
+    "normal_errors",
+    "overlaid",
+    "pictures",
     "segmentation_scores",
     "segmentation_steps",
     "segmentations",
