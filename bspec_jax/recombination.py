@@ -45,7 +45,7 @@ def perturb_components(
     key: Key[Array, ""],
     residual: Images,
     components: Components,
-    scale: float,
+    scale: float | Float[Array, ""],
 ) -> Float[Array, "N H W C"]:
     """R + sum_k (1 + scale e_k) v_k with independent normal e_k, anew for each image.
 

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -39,6 +39,7 @@ class RunConfig:
     """Flags that every experiment has."""
 
     PRESENTATION: ClassVar[tuple[str, ...]] = ()  # flags that only change figures
+    COUNTS: ClassVar[tuple[str, ...]] = ()  # flags that are at least 1, if given
 
     seed: int = 0
     """Seed of everything random; the same seed gives the same results."""
@@ -52,6 +53,8 @@ class RunConfig:
     def check(self) -> None:
         """Raises FlagError, naming the flag, where a value makes no sense."""
         check_flag(self, "seed", lambda v: 0 <= v < 2**32, "in 0..2^32-1")
+        for name in self.COUNTS:
+            check_flag(self, name, lambda v: v >= 1, "at least 1")
         for name in ("resume", "figures_only"):
             if getattr(self, name) and self.workdir is None:
                 raise FlagError(f"{flag(name)} needs --workdir, the folder of the run")
@@ -73,14 +76,23 @@ def check_flag(
 ) -> None:
     """Raises FlagError if a flag, or one of its values, is not `what`; None passes.
 
-    A flag that takes several values must have at least one.
+    A flag that takes several values must have at least one, unless none is its default.
     """
     value = getattr(config, name)
-    if value == ():
+    if value == () and getattr(type(config), name) != ():
         raise FlagError(f"{flag(name)} needs at least one value")
     for item in value if isinstance(value, tuple) else (value,):
         if item is not None and not valid(item):
             raise FlagError(f"{flag(name)} must be {what}, got {item}")
+
+
+def check_components(
+    config: RunConfig, num_branches: int, names: Sequence[str]
+) -> None:
+    """Raises FlagError if one of these flags names a component beside 0..M-1."""
+    for name in names:
+        valid = range(num_branches).__contains__
+        check_flag(config, name, valid, f"0..{num_branches - 1}")
 
 
 Config = TypeVar("Config", bound=RunConfig)

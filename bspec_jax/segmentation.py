@@ -28,7 +28,8 @@ BORDER = Border(length=0.02, inside=4.0)
 BLOCK, BLOCK_ON_ACCELERATOR = 16, 256  # images of a compiled call
 PAIR = 2  # regions that a row through the eyes crosses
 SMALLEST = 1e-3  # of the image's pixels; smaller regions are specks
-LEVELS = (0.6, 0.7, 0.8)
+# Dark or bright, and the level.
+WAYS = tuple(itertools.product((False, True), (0.6, 0.7, 0.8)))
 REFINED = 6  # surfaces that `search` tries with other images
 NEIGHBOURS = np.ones((3, 3), bool)  # regions may touch at a corner
 
@@ -100,12 +101,17 @@ def segment_all(
     scalars: Float[np.ndarray, "M N H W"],
     choices: Sequence[Choice],
     border: Border = BORDER,
+    advance: Callable[[int], object] = lambda images: None,
 ) -> Bool[np.ndarray, "choices N H W"]:
-    """The masks by each of several choices, from components made scalar."""
+    """The masks by each of several choices, from components made scalar.
+
+    Args:
+      advance: is told how many images were segmented since the last call.
+    """
     images = np.stack([combine(scalars, choice.image) for choice in choices])
     surfaces = np.stack([initial_surface(scalars, choice) for choice in choices])
     flat = (-1, *images.shape[2:])
-    found = inside(images.reshape(flat), surfaces.reshape(flat), border)
+    found = inside(images.reshape(flat), surfaces.reshape(flat), border, advance)
     return np.stack([pair(mask) for mask in found]).reshape(images.shape)
 
 
@@ -113,6 +119,7 @@ def inside(
     images: Float[np.ndarray, "N H W"],
     surfaces: Float[np.ndarray, "N H W"],
     border: Border = BORDER,
+    advance: Callable[[int], object] = lambda images: None,
 ) -> Masks:
     """Inside the border that `chan_vese` draws; nothing where an image is constant."""
     on_cpu = jax.default_backend() == "cpu"
@@ -123,7 +130,9 @@ def inside(
         found = chan_vese(
             images[index], surfaces[index], border, at_once=1 if on_cpu else size
         )
-        return np.asarray(found.surface)[:count] > 0
+        mask = np.asarray(found.surface)[:count] > 0
+        advance(count)
+        return mask
 
     # XLA keeps to one core in such small loops; a thread for each uses them all.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -223,6 +232,7 @@ def search(
     values: Sequence[Callable[[Masks], float]] = (mean_pair_score,),
     border: Border = BORDER,
     largest: int = 2,
+    advance: Callable[[int], object] = lambda images: None,
 ) -> list[list[Found]]:
     """Choices of a few components for the surface and for the image, the best first.
 
@@ -233,19 +243,12 @@ def search(
       values: of a choice's masks; by default what needs no labels. There is a ranking
         by each.
       largest: number of components that are combined.
+      advance: is told how many images were segmented since the last call, of
+        `search_size` choices times N in all.
     """
-    chosen = [
-        components
-        for size in range(1, largest + 1)
-        for components in itertools.combinations(range(len(scalars)), size)
-    ]
-    first = [
-        Choice(components, components, dark, level)
-        for components in chosen
-        for dark in (False, True)
-        for level in LEVELS
-    ]
-    masks = segment_all(scalars, first, border)
+    chosen = _combinations(len(scalars), largest)
+    first = [Choice(one, one, *way) for one in chosen for way in WAYS]
+    masks = segment_all(scalars, first, border, advance)
 
     def ranked(value):
         begun = _ranked(first, masks, value)
@@ -257,10 +260,24 @@ def search(
         ]
         if not others:
             return begun
-        refined = _ranked(others, segment_all(scalars, others, border), value)
-        return sorted(begun + refined, key=_by_value)
+        found = _ranked(others, segment_all(scalars, others, border, advance), value)
+        return sorted(begun + found, key=_by_value)
 
     return [ranked(value) for value in values]
+
+
+def search_size(num_components: int, num_values: int = 1, largest: int = 2) -> int:
+    """How many choices `search` tries."""
+    chosen = len(_combinations(num_components, largest))
+    return chosen * len(WAYS) + num_values * REFINED * (chosen - 1)
+
+
+def _combinations(num_components, largest):
+    return [
+        components
+        for size in range(1, largest + 1)
+        for components in itertools.combinations(range(num_components), size)
+    ]
 
 
 def _ranked(choices, masks, value):

@@ -21,7 +21,7 @@ import dataclasses
 import time
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from bspec_jax.errors import FlagError, UserError
 from bspec_jax.generator import Trained
 from bspec_jax.segmentation import Border, Choice
 from experiments import applications_analysis as analysis
-from experiments import applications_data, recogniser
+from experiments import applications_data, recogniser, segment_analysis
 from experiments import applications_pictures as pictures
 from experiments.applications_augmentation import augmentation
 from experiments.applications_data import Faces
@@ -39,13 +39,6 @@ from experiments.tables import number
 
 NAME = "applications"
 ALL = ("editing", "augmentation", "filtering", "shape")
-COUNTS = (
-    "test_examples",
-    "choose_examples",
-    "labels_per_class",
-    "trials",
-    "steps",
-)
 SEARCHED = 8  # training faces of each class that a segmentation is chosen on
 
 
@@ -53,7 +46,15 @@ SEARCHED = 8  # training faces of each class that a segmentation is chosen on
 class Config(run.RunConfig):
     """Flags of the applications."""
 
-    PRESENTATION = ("component",)
+    COUNTS: ClassVar = (
+        "test_examples",
+        "choose_examples",
+        "labels_per_class",
+        "trials",
+        "steps",
+    )
+
+    PRESENTATION: ClassVar = ("component",)
 
     checkpoint: Path | None = None
     """A run of class_transfer on the synthetic faces."""
@@ -93,8 +94,6 @@ class Config(run.RunConfig):
             raise FlagError("applications takes some minutes and cannot be resumed")
         if self.checkpoint is None and not self.figures_only:
             raise FlagError("--checkpoint needs the folder of a class-transfer run")
-        for name in COUNTS:
-            run.check_flag(self, name, lambda v: v >= 1, "at least 1")
         run.check_flag(self, "applications", ALL.__contains__, f"some of {ALL}")
         for name in ("gain", "attenuation"):
             run.check_flag(self, name, np.isfinite, "finite")
@@ -108,7 +107,7 @@ def main(config: Config) -> None:
         return
     trained = load_generator(config)
     choice = saved_choice(config)
-    classifier = recogniser.load(config.checkpoint / "checkpoints")
+    classifier = recogniser.beside(config.checkpoint)
     workdir = run.start(config, NAME)
     config = dataclasses.replace(config, workdir=workdir)
     each = len(trained.description["classes"])
@@ -154,11 +153,7 @@ def load_generator(config: Config) -> Trained:
             f"{config.checkpoint} was trained on {about.get('dataset')}; applications "
             f"are scored by the ground truth of the synthetic faces ({CLASSES})"
         )
-    last = about["branches"] - 1
-    components = (*config.attenuate, *filter(None, [config.component]))
-    for component in components:
-        if not 0 <= component <= last:
-            raise FlagError(f"components are 0..{last}, got {component}")
+    run.check_components(config, about["branches"], ("component", "attenuate"))
     return trained
 
 
@@ -181,7 +176,7 @@ def search(train: Faces) -> tuple[Choice, Border]:
         [np.flatnonzero(train.labels == c)[:SEARCHED] for c in np.unique(train.labels)]
     )
     scalars = segmentation.scalarise(diffused(train)[:, few])
-    (ranking,) = segmentation.search(scalars)
+    (ranking,) = segment_analysis.search("components", scalars)
     return ranking[0].choice, segmentation.BORDER
 
 

@@ -6,6 +6,7 @@ What can be chosen is chosen on training faces, and scored on held-out ones.
 import itertools
 from collections.abc import Callable, Mapping
 
+import jax.numpy as jnp
 import numpy as np
 
 from bspec_jax.decomposition import RANGE, psnr, ssim
@@ -133,9 +134,11 @@ def filtered(config, train: Faces, test: Faces, part: str) -> dict:
     return results
 
 
-def blurred(x: np.ndarray, sigma: float, region: np.ndarray | None) -> np.ndarray:
+def blurred(
+    x: np.ndarray, sigma: float, region: np.ndarray | None = None
+) -> np.ndarray:
     """Images that are blurred, everywhere or in a region."""
-    smooth = np.asarray(blur(x, sigma))
+    smooth = np.asarray(blur(jnp.asarray(x), sigma))
     return smooth if region is None else np.where(region[..., None], smooth, x)
 
 
@@ -147,12 +150,12 @@ def changed(x: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def removal(images: np.ndarray, wanted: np.ndarray, where: np.ndarray) -> dict:
     """How near images are to those without a part: in all, and where it was."""
     images = np.clip(images, -1, 1)
-    error = ((images - wanted) ** 2).mean(-1)
-    inside = (error * where).sum((1, 2)) / where.sum((1, 2))
+    square = ((images - wanted) ** 2).mean(-1)
+    error = (square * where).sum((1, 2)) / where.sum((1, 2))
     return {
         "psnr": scored(psnr(images, wanted)),
         "ssim": scored(ssim(images, wanted)),
-        "psnr_inside": scored(10 * np.log10(RANGE**2 / inside)),
+        "psnr_inside": scored(10 * np.log10(RANGE**2 / np.maximum(error, 1e-12))),
     }
 
 
@@ -188,7 +191,7 @@ def shadings(faces: Faces) -> dict[str, Mapping[object, Callable]]:
     found = {
         "image": {None: grey(lambda faces: faces.x)},
         "blur": {
-            sigma: grey(lambda faces, sigma=sigma: blur(faces.x, sigma))
+            sigma: grey(lambda faces, sigma=sigma: blurred(faces.x, sigma))
             for sigma in BLURS
         },
         "regenerated": {None: grey(lambda faces: faces.generated)},

@@ -42,23 +42,24 @@ from experiments.recogniser import Recogniser
 from experiments.tables import number
 
 NAME = "class_transfer"
-COUNTS = (
-    "branches",
-    "iterations",
-    "batch_size",
-    "accumulate",
-    "r1_every",
-    "test_examples",
-    "recogniser_epochs",
-    "log_every",
-    "checkpoint_every",
-)
 POSITIVE = ("sigma", "diffusion_step", "learning_rate")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(run.RunConfig):
     """Flags of the class-transfer experiment."""
+
+    COUNTS: ClassVar = (
+        "branches",
+        "iterations",
+        "batch_size",
+        "accumulate",
+        "r1_every",
+        "test_examples",
+        "recogniser_epochs",
+        "log_every",
+        "checkpoint_every",
+    )
 
     dataset: str = "faces"
     """faces (synthetic, with a ground truth), fashion_mnist, folder (of images by
@@ -136,8 +137,6 @@ class Config(run.RunConfig):
 
     def check(self) -> None:
         super().check()
-        for name in COUNTS:
-            run.check_flag(self, name, lambda v: v >= 1, "at least 1")
         for name in POSITIVE:
             run.check_flag(
                 self, name, lambda v: 0 < v < math.inf, "positive and finite"
@@ -161,12 +160,10 @@ class Config(run.RunConfig):
             raise FlagError("--images needs --figures-only, and the --workdir of a run")
         if self.inception_weights:
             inception.check(self.inception_weights)
+        run.check_components(self, self.branches, ("components", "sweep"))
         within = range(self.branches)
-        for name in ("components", "sweep"):
-            if getattr(self, name):
-                run.check_flag(self, name, within.__contains__, f"in {span(within)}")
         if any(k not in within for group in self.subsets for k in group):
-            raise FlagError(f"--subset must name components in {span(within)}")
+            raise FlagError(f"--subset must name components in 0..{within[-1]}")
 
     @property
     def size(self) -> int:
@@ -202,10 +199,6 @@ def is_size(value: int) -> bool:
     """Whether the generator takes images of that side."""
     times = value // SMALLEST
     return value % SMALLEST == 0 and times > 0 and times & (times - 1) == 0
-
-
-def span(numbers: range) -> str:
-    return f"{numbers.start}..{numbers.stop - 1}"
 
 
 def main(config: Config) -> None:

@@ -37,18 +37,6 @@ from experiments.classify_analysis import CONTROL, Job, Responses, analyse
 from experiments.tables import observation_lines
 
 NAME = "classify"
-COUNTS = (
-    "branches",
-    "sweep_branches",
-    "repeats",
-    "epochs",
-    "batch_size",
-    "train_examples",
-    "test_examples",
-    "image_size",
-    "log_every",
-    "checkpoint_every",
-)
 DATA_FLAGS = (
     "dataset",
     "data_dir",
@@ -64,6 +52,19 @@ WIDTHS_HELP = f"one of {', '.join(WIDTHS)}, or four integers"
 @dataclasses.dataclass(frozen=True)
 class Config(run.RunConfig):
     """Flags of the classification experiment."""
+
+    COUNTS: ClassVar = (
+        "branches",
+        "sweep_branches",
+        "repeats",
+        "epochs",
+        "batch_size",
+        "train_examples",
+        "test_examples",
+        "image_size",
+        "log_every",
+        "checkpoint_every",
+    )
 
     dataset: str = "cifar10"
     """cifar10, fashion_mnist, folder (of images by class), or another image
@@ -123,9 +124,6 @@ class Config(run.RunConfig):
 
     def check(self) -> None:
         super().check()
-        for name in COUNTS:
-            if getattr(self, name) != ():
-                run.check_flag(self, name, lambda v: v >= 1, "at least 1")
         for name in "validation_examples", "crop_padding", *self.PRESENTATION:
             run.check_flag(self, name, lambda v: v >= 0, "at least 0")
         for name in "learning_rate", "last_scale":

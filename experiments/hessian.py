@@ -16,7 +16,7 @@ import math
 import time
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,8 @@ HESSIAN_ELEMENTS = 2**23  # entries of Hessians that are held at a time
 class Config(run.RunConfig):
     """Flags of the Hessian experiment."""
 
+    COUNTS: ClassVar = ("branches", "trials", "steps", "at_steps", "examples")
+
     tasks: tuple[Literal["toy1", "toy2"], ...] = ("toy1", "toy2")
     """Tasks to train on."""
     branches: tuple[int, ...] = (2, 5, 10, 20, 30)
@@ -86,8 +88,6 @@ class Config(run.RunConfig):
 
     def check(self) -> None:
         super().check()
-        for name in ("branches", "trials", "steps", "at_steps", "examples"):
-            run.check_flag(self, name, lambda v: v >= 1, "at least 1")
         if self.examples is not None and self.checkpoint is None:
             raise run.FlagError("--examples needs --checkpoint")
         if self.leaves is not None and self.checkpoint is None:

@@ -17,7 +17,8 @@ from bspec_jax.classifier_training import Recipe, Schedule, fit
 from bspec_jax.data.images import Split
 from bspec_jax.data.sources import channel_statistics
 from bspec_jax.data.streaming import read_readable
-from bspec_jax.generator import to_bytes, to_signed
+from bspec_jax.errors import UserError
+from bspec_jax.generator import MAIN, to_bytes, to_signed
 from bspec_jax.models.resnet import WIDTHS
 from experiments.class_transfer_data import Data, balanced
 
@@ -60,8 +61,24 @@ def _resized(x, size):
 
 
 def load(folder: Path) -> Recogniser:
-    """The classifier of a run, from its folder of checkpoints."""
+    """The classifier of a run, from its folder of checkpoints.
+
+    Raises:
+      UserError: if there is none, or it is damaged.
+    """
+    if not checkpoints.steps(folder / NAME):
+        raise UserError(f"no classifier of the run, to recognise classes, in {folder}")
     return Recogniser(classifier.load(folder / NAME))
+
+
+def beside(generator: Path) -> Recogniser:
+    """The classifier that was trained with a generator, given as for `generator.load`.
+
+    Raises:
+      UserError: as `load`.
+    """
+    folder, _ = checkpoints.find(generator, MAIN)
+    return load(folder.parent)
 
 
 def finish(folder: Path, data: Data, epochs: int, seed: int) -> Recogniser:

@@ -18,7 +18,7 @@ import dataclasses
 import time
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image
@@ -36,6 +36,8 @@ NAME = "segment"
 @dataclasses.dataclass(frozen=True)
 class Config(run.RunConfig):
     """Flags of the segmentation."""
+
+    COUNTS: ClassVar = ("test_examples", "choose_examples", "largest")
 
     checkpoint: Path | None = None
     """A run of class transfer, or its generator's checkpoints."""
@@ -80,8 +82,6 @@ class Config(run.RunConfig):
             raise FlagError(
                 "--surface-components and --image-components need each other"
             )
-        for name in ("test_examples", "choose_examples", "largest"):
-            run.check_flag(self, name, lambda v: v >= 1, "at least 1")
         run.check_flag(self, "level", lambda v: 0 <= v < 1, "in 0..1, below 1")
         for name in ("length", "inside"):
             run.check_flag(self, name, lambda v: 0 <= v < np.inf, "finite, >= 0")
@@ -98,7 +98,11 @@ def main(config: Config) -> None:
         run.redraw(config.workdir, NAME, partial(segment_pictures.draw, config))
         return
     trained = generator.load(config.checkpoint)
-    check_components(config, trained.description["branches"])
+    run.check_components(
+        config,
+        trained.description["branches"],
+        ("surface_components", "image_components"),
+    )
     source = analysis.source_of(config, trained)
     chosen_on, segmented = segment_data.load(config, trained)
     workdir = run.start(config, NAME)
@@ -108,14 +112,6 @@ def main(config: Config) -> None:
     files.save_arrays(workdir / "segmentation.npz", shown)
     draw = partial(segment_pictures.draw, config)
     run.conclude(workdir, config, results, started, draw, summary)
-
-
-def check_components(config: Config, num_branches: int) -> None:
-    for name in ("surface_components", "image_components"):
-        if getattr(config, name):
-            run.check_flag(
-                config, name, range(num_branches).__contains__, f"0..{num_branches - 1}"
-            )
 
 
 def write_masks(folder: Path, names: list[str], masks: np.ndarray) -> None:

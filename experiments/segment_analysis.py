@@ -1,13 +1,13 @@
 """What `experiments.segment` finds: choices of components, masks, and their scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from bspec_jax import generator, segmentation
+from bspec_jax import generator, run, segmentation
 from bspec_jax.errors import FlagError
 from bspec_jax.generator import Trained
-from bspec_jax.segmentation import Choice, Found
+from bspec_jax.segmentation import Border, Choice, Found
 from bspec_jax.statistics import mean_interval
 from experiments.segment_data import Images
 
@@ -110,16 +110,26 @@ def choose(
     for kind, stack in few.items():
         methods = [method for method in values if STACK[method] == kind]
         if methods:
-            rankings = segmentation.search(
-                stack,
-                [values[method] for method in methods],
-                config.border(),
-                config.largest,
-            )
+            criteria = [values[method] for method in methods]
+            rankings = search(kind, stack, criteria, config.border(), config.largest)
             found |= {
                 m: ranking[0] for m, ranking in zip(methods, rankings, strict=True)
             }
     return {method: found[method] for method in STACK if method in found}
+
+
+def search(
+    name: str,
+    scalars: np.ndarray,
+    values: Sequence[Callable[[np.ndarray], float]] = (segmentation.mean_pair_score,),
+    border: Border = segmentation.BORDER,
+    largest: int = 2,
+) -> list[list[Found]]:
+    """`segmentation.search`, with a progress bar."""
+    size = segmentation.search_size(len(scalars), len(values), largest)
+    total = size * scalars.shape[1]
+    with run.progress_bar(total, f"choosing {name}", "image") as advance:
+        return segmentation.search(scalars, values, border, largest, advance)
 
 
 def scores(

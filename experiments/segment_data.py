@@ -84,7 +84,7 @@ def _own(config, trained: Trained) -> Images:
                 width, height = picture.size
                 print(f"{path}: {width} x {height}, resized to {size} x {size}")
     x = to_signed(images)
-    labels = recogniser.load(config.checkpoint / "checkpoints").recognise(x)
+    labels = recogniser.beside(config.checkpoint).recognise(x)
     classes = trained.description["classes"]
     for path, label in zip(paths, labels, strict=True):
         print(f"{path}: taken for {classes[label]}")

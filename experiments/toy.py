@@ -12,7 +12,7 @@ import dataclasses
 import math
 import time
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import numpy as np
@@ -42,6 +42,8 @@ POSITIVE = ("learning_rate", "init_scale", *list(PHASE_AXES.values())[1:])
 @dataclasses.dataclass(frozen=True)
 class Config(run.RunConfig):
     """Flags of the toy experiment."""
+
+    COUNTS: ClassVar = ("trials", "overlay_trials", "steps", "branches")
 
     mode: Literal["sweep", "phase"] = "sweep"
     """sweep: success and active branches against M, and the paper's figures. phase:
@@ -75,8 +77,6 @@ class Config(run.RunConfig):
 
     def check(self) -> None:
         super().check()
-        for name in ("trials", "overlay_trials", "steps", "branches"):
-            run.check_flag(self, name, lambda v: v >= 1, "at least 1")
         run.check_flag(self, "tasks", toy.TASKS.__contains__, "a task")
         for name in ("negative_slope", "phase_negative_slopes"):
             run.check_flag(self, name, math.isfinite, "finite")

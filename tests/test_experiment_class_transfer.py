@@ -222,7 +222,7 @@ def test_a_killed_run_resumes_bit_for_bit(finished, shared, images):
         (("--classes", "dark", "grey"), 2, "folder has no grey, it has dark, light"),
         (("--classes", "dark"), 2, "--classes needs at least two"),
         (("--accumulate", 3), 2, "--batch-size 8 has no 3 equal parts"),
-        (("--components", 9), 2, "--components must be in 0..8, got 9"),
+        (("--components", 9), 2, "--components must be 0..8, got 9"),
         (("--subset", "1,x"), 2, "--subset must be numbers with commas"),
         (("--subset", "1,9"), 2, "--subset must name components in 0..8"),
         (("--sigma", 0), 2, "--sigma must be positive and finite, got 0"),

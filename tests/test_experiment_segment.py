@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -118,7 +119,8 @@ def test_your_own_images(shared, truth):
     out, _ = finish(
         start(
             "segment",
-            *("--checkpoint", RUN, "--images", folder, "--workdir", workdir, *BY_HAND),
+            *("--checkpoint", RUN / "checkpoints" / "generator", "--images", folder),
+            *("--workdir", workdir, *BY_HAND),
         )
     )
     assert "tom.png: 80 x 80, resized to 64 x 64" in out
@@ -130,6 +132,19 @@ def test_your_own_images(shared, truth):
     assert results["iou"] is None
     assert results["methods"]["components"]["all"]["iou"] is None
     assert set(results["methods"]) == {"components", "plain"}
+
+
+def test_own_images_need_the_classifier_of_the_run(tmp_path):
+    alone = tmp_path / "checkpoints" / "generator"
+    shutil.copytree(RUN / "checkpoints" / "generator", alone)
+    picture = tmp_path / "tom.png"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(picture)
+    flags = ("--checkpoint", alone, "--images", picture, "--workdir", tmp_path / "run")
+    refused = refuse("segment", *flags)
+    assert refused.returncode == 1
+    assert "no classifier of the run, to recognise classes, in" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_empty_mask_counts_nothing_right():

@@ -182,7 +182,10 @@ def test_the_search_finds_eyes_without_labels():
         return segmentation.iou(masks, truth()).mean()
 
     values = (segmentation.mean_pair_score, overlap)
-    found, best = segmentation.search(scalars, values)
+    done = []
+    found, best = segmentation.search(scalars, values, advance=done.append)
+    expected = segmentation.search_size(len(scalars), len(values)) * scalars.shape[1]
+    assert sum(done) == expected
     for ranking, value in zip((found, best), values, strict=True):
         assert [one.value for one in ranking] == sorted(
             (one.value for one in ranking), reverse=True
@@ -192,4 +195,5 @@ def test_the_search_finds_eyes_without_labels():
         assert overlap(masks) > 0.9
     # Of a plain image there is no other to refine by.
     (alone,) = segmentation.search(scalars[:1])
+    assert len(alone) == segmentation.search_size(1) == 6
     assert {one.choice.image for one in alone} == {(0,)}

@@ -17,7 +17,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,8 @@ PIXELS = Pixels(np.float32([0.5] * 3), np.float32([0.25] * 3))
 class Config(run.RunConfig):
     """Flags of the branched ResNet's benchmark."""
 
+    COUNTS: ClassVar = ("branches", "batch_size", "slow_batch_size", "repeats")
+
     form: Form | None = None
     """Form to time alone, at the first of --branches. Default: all, each in a process
     of its own."""
@@ -67,8 +69,6 @@ class Config(run.RunConfig):
 
     def check(self) -> None:
         super().check()
-        for name in ("branches", "batch_size", "slow_batch_size", "repeats"):
-            run.check_flag(self, name, lambda v: v >= 1, "at least 1")
 
 
 def time_form(config: Config) -> dict:

@@ -10,7 +10,7 @@ a process of its own, one after another. Takes 3 minutes on 2 cores.
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from skimage.segmentation import chan_vese as of_one
@@ -33,6 +33,8 @@ Form = Literal["inside", "in_turn", "one_loop", "scikit_image"]
 class Config(run.RunConfig):
     """Flags of the benchmark of Chan-Vese."""
 
+    COUNTS: ClassVar = ("images", "image_size", "repeats")
+
     form: Form | None = None
     """Form to time alone. Default: all, each in a process."""
     images: int = 256
@@ -44,8 +46,6 @@ class Config(run.RunConfig):
 
     def check(self) -> None:
         super().check()
-        for name in ("images", "image_size", "repeats"):
-            run.check_flag(self, name, lambda v: v >= 1, "at least 1")
 
 
 def data(config: Config) -> tuple[np.ndarray, np.ndarray]:

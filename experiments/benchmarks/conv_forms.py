@@ -13,6 +13,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from itertools import product
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,8 @@ OPTIONS = (
 class Config(run.RunConfig):
     """Flags of the benchmark of convolutions."""
 
+    COUNTS: ClassVar = ("branches", "batch_size", "repeats")
+
     branches: int = 16
     """Number of branches M."""
     batch_size: int = 128
@@ -48,8 +51,6 @@ class Config(run.RunConfig):
 
     def check(self) -> None:
         super().check()
-        for name in ("branches", "batch_size", "repeats"):
-            run.check_flag(self, name, lambda v: v >= 1, "at least 1")
         if self.forms:
             what = f"one of {', '.join(FORMS)}"
             run.check_flag(self, "forms", FORMS.__contains__, what)

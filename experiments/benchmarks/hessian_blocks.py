@@ -16,7 +16,7 @@ cost of one product in gradients. Takes about 3 minutes on 2 cores.
 import dataclasses
 import sys
 from importlib.util import find_spec
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,8 @@ WIDTHS, CLASSES, SIZE = (3, 5, 11, 22), 10, 32  # the first stages of the slim R
 class Config(run.RunConfig):
     """Flags of the Hessian blocks' benchmark."""
 
+    COUNTS: ClassVar = ("branches", "examples", "columns", "repeats")
+
     form: Form | None = None
     """Form to time alone. Default: all, each in a process of its own."""
     branches: int = 16
@@ -58,8 +60,6 @@ class Config(run.RunConfig):
 
     def check(self) -> None:
         super().check()
-        for name in ("branches", "examples", "columns", "repeats"):
-            run.check_flag(self, name, lambda v: v >= 1, "at least 1")
 
 
 def problem(config: Config):
