@@ -52,6 +52,7 @@ def perturb_components(
     To augment data: what varies is what the components show, and in place.
     Source: section 7 ("random channel perturbations for data augmentation").
     """
+    components = jnp.asarray(components)
     draws = jax.random.normal(key, components.shape[:2], components.dtype)
     return recombine(residual, components, 1 + scale * draws)
 
