@@ -43,9 +43,9 @@ def normals_from_shading(
     four times the area.
     """
     margin = [(0, 0), *((n // 2, n - n // 2) for n in shading.shape[1:])]
-    s = shading - shading.mean((1, 2), keepdims=True)
-    deviation = s.std((1, 2), keepdims=True)
-    s = np.pad(s / np.where(deviation > 0, deviation, 1), margin, mode="edge")
+    deviation = shading.std((1, 2), keepdims=True)
+    s = shading / np.where(deviation > 0, deviation, 1)
+    s = np.pad(s, margin, mode="edge")
     height, width = s.shape[1:]
     right = 2j * np.pi * fft.rfftfreq(width)
     down = 2j * np.pi * fft.fftfreq(height)[:, None]

@@ -3,7 +3,7 @@ r"""What the decomposition of an image is good for, in numbers on the synthetic 
     python -m experiments.applications --checkpoint docs/runs/faces_diffusion \
         --segmentation docs/runs/faces_segmentation   # 22 minutes
     python -m experiments.applications --checkpoint docs/runs/faces_gaussian \
-        --applications filtering --attenuate 2 5 --attenuation 0.2   # 3 minutes
+        --applications filtering --attenuate 2 5 --attenuation 0.2   # 2 minutes
 
 The applications that section 7 names, each scored on held-out faces by what they were
 rendered from:
