@@ -48,8 +48,9 @@ class Config(run.RunConfig):
     """Another set of images, of the same classes. Default: the generator's."""
     data_dir: Path | None = None
     """Where the data are, as for class_transfer."""
-    test_examples: int = 300
-    """Held-out images to segment, as many of each class."""
+    test_examples: int = 900
+    """Held-out images to segment, as many of each class; fewer if there are not so
+    many."""
     source: Literal["auto", "responses", "inputs"] = "auto"
     """Components: the responses v_k of the branches, or the phi_k that they read, which
     are taken by default where a diffusion makes them."""
