@@ -44,32 +44,37 @@ def editing(
     truth = faces.truth.masks[config.part]
     found = {"chance": truth.mean(), "classes_right": kept(recogniser, faces, faces.x)}
     for source, stack in faces.stacks.items():
-        residual = remainder(faces.x, stack)
-        rows = []
-        for k in range(len(stack)):
-            gains = np.ones(len(stack), np.float32)
-            gains[k] = config.gain
-            edits = {
-                "everywhere": np.asarray(recombine(residual, stack, gains)),
-                "inside": np.asarray(recombine(residual, stack, gains, masks)),
-            }
-            shares = {
-                name: scored(share_inside(edited - faces.x, truth))
-                for name, edited in edits.items()
-            }
-            change = (edits["inside"] - faces.x)[masks]
-            rows.append(
-                {
-                    **shares,
-                    "change": np.sqrt(np.mean(change**2)) / RANGE,
-                    "class_kept": kept(recogniser, faces, edits["inside"]),
-                    "class_kept_everywhere": kept(
-                        recogniser, faces, edits["everywhere"]
-                    ),
-                }
-            )
-        found[source] = rows
+        found[source] = [
+            edited(config, faces, stack, k, masks, recogniser)
+            for k in range(len(stack))
+        ]
     return found
+
+
+def edited(
+    config,
+    faces: Faces,
+    stack: np.ndarray,
+    component: int,
+    masks: np.ndarray,
+    recogniser: Recogniser,
+) -> dict:
+    """What one component does with another gain."""
+    truth, residual = faces.truth.masks[config.part], remainder(faces.x, stack)
+    gains = np.ones(len(stack), np.float32)
+    # Not x itself, from which it differs by rounding: where nothing changes is a 0.
+    before = np.asarray(recombine(residual, stack, gains))
+    gains[component] = config.gain
+    everywhere = np.asarray(recombine(residual, stack, gains))
+    inside = np.asarray(recombine(residual, stack, gains, masks))
+    change = (inside - before)[masks]
+    return {
+        "everywhere": scored(share_inside(everywhere - before, truth)),
+        "inside": scored(share_inside(inside - before, truth)),
+        "change": np.sqrt(np.mean(change**2)) / RANGE if masks.any() else 0.0,
+        "class_kept": kept(recogniser, faces, inside),
+        "class_kept_everywhere": kept(recogniser, faces, everywhere),
+    }
 
 
 def share_inside(change: np.ndarray, masks: np.ndarray) -> np.ndarray:

@@ -78,6 +78,12 @@ def test_edits_are_measured_by_what_falls_in_the_part():
     assert_allclose(constant["class_kept"], 1 / 3)
     unchanged = analysis.editing(Config(gain=1.0), faces, masks, Oracle(faces))
     assert unchanged["responses"][1]["class_kept"] == 1
+    # An empty mask changes nothing, of which nothing is in the part.
+    masks[0] = False
+    found = analysis.editing(config, faces, masks, Oracle(faces))
+    assert_allclose(
+        found["responses"][1]["inside"]["mean"], share[1:].sum() / 6, rtol=1e-5
+    )
 
 
 def without_eyes(faces):
