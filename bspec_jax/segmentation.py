@@ -130,13 +130,14 @@ def inside(
         found = chan_vese(
             images[index], surfaces[index], border, at_once=1 if on_cpu else size
         )
-        mask = np.asarray(found.surface)[:count] > 0
-        advance(count)
-        return mask
+        return np.asarray(found.surface)[:count] > 0
 
     # XLA keeps to one core in such small loops; a thread for each uses them all.
+    found = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(positive, batches_of_one_shape(len(images), size)))
+        for masks in pool.map(positive, batches_of_one_shape(len(images), size)):
+            found.append(masks)
+            advance(len(masks))
     return np.concatenate(found) & (np.ptp(images, (1, 2)) > 0)[:, None, None]
 
 
