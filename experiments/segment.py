@@ -1,6 +1,6 @@
 r"""Segmentation of a pair of parts, such as the eyes, by a generator's components.
 
-    python -m experiments.segment --checkpoint docs/runs/faces_diffusion   # 4 minutes
+    python -m experiments.segment --checkpoint docs/runs/faces_diffusion   # 6 minutes
     python -m experiments.segment --checkpoint docs/runs/faces_diffusion \
         --surface-components 3 8 --image-components 6 8 --dark
     python -m experiments.segment --checkpoint RUN --images my_pictures
