@@ -9,6 +9,7 @@ from bspec_jax.figures.applications import (
     normal_errors,
     pictures,
 )
+from bspec_jax.figures.architecture import architecture
 from bspec_jax.figures.class_transfer import (
     component_energy,
     component_scores,
@@ -58,6 +59,7 @@ from bspec_jax.figures.toy import (
 __all__ = [
     "TASK_TITLES",
     "active_against_branches",
+    "architecture",
     "augmentation",
     "branch_ablation",
     "branch_confidence",

@@ -1,0 +1,98 @@
+r"""One page about finished runs: the paper's observations, its figures, the commands.
+
+    python -m experiments.report runs/toy/* runs/hessian/* docs/runs/*
+
+Gathers any runs of toy, hessian, classify, class_transfer, segment and applications
+into report.html, which needs no other file, report.md with its pictures in figures/,
+and report.json. Every observation gets the measurements of all runs that make one, and
+a verdict by the thresholds that were fixed before; what is not measured, unfinished or
+damaged is named.
+"""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from PIL import Image
+
+from bspec_jax import figures
+from bspec_jax.errors import UserError, in_one_line
+from bspec_jax.files import write_json
+from experiments.report_findings import CLAIMS, ORDER, findings, verdict
+from experiments.report_pages import page, to_html
+from experiments.report_runs import Run, load
+
+NAME = "python -m experiments.report"
+DRAWN_BRANCHES = 4  # of Figure 1
+QUALITY = 85  # of the pictures, of 100
+
+
+def report(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    workdir: Path = Path("runs/report"),
+) -> None:
+    """Gathers finished runs into one page.
+
+    Args:
+      runs: their folders.
+      workdir: the folder to write to; must be new or empty.
+    """
+    if not runs:
+        raise UserError("name the folders of finished runs", status=2)
+    if workdir.exists() and any(workdir.iterdir()):
+        raise UserError(f"{workdir} is not empty; choose another --workdir")
+    loaded, complaints = load(runs)
+    for complaint in complaints:
+        print(f"left out: {complaint}")
+    if not loaded:
+        raise UserError("no finished run among these folders")
+    names = [run.name for run in loaded]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"several runs are called {sorted(twice)[0]}: rename a folder")
+    found = [one for run in loaded for one in findings(run)]
+    pictures = collect(loaded, workdir)
+    markdown = page(loaded, complaints, found, pictures)
+    (workdir / "report.md").write_text(markdown)
+    (workdir / "report.html").write_text(to_html(markdown, workdir))
+    verdicts = {key: verdict(key, found) for key in ORDER}
+    write_json(
+        workdir / "report.json",
+        {
+            "runs": {run.name: run.command for run in loaded},
+            "left_out": complaints,
+            "observations": {
+                key: {
+                    "claim": CLAIMS[key],
+                    "verdict": one.text,
+                    "why": one.why,
+                    "findings": [f._asdict() for f in found if f.observation == key],
+                }
+                for key, one in verdicts.items()
+            },
+        },
+    )
+    for key, one in verdicts.items():
+        print(f"{key} {CLAIMS[key]}: {one.text}")
+    print(f"report in {workdir}")
+
+
+def collect(runs: list[Run], workdir: Path) -> dict[tuple[str, str], str]:
+    """Copies all pictures, as WebP; their paths in the report, by run and name."""
+    (workdir / "figures").mkdir(parents=True)
+    drawn = BytesIO()
+    figures.architecture(DRAWN_BRANCHES).savefig(drawn)
+    pictures = {("", "fig01"): drawn}
+    for run in runs:
+        pictures |= {(run.name, path.stem): path for path in run.figures}
+    paths = {}
+    for (name, stem), picture in pictures.items():
+        paths[name, stem] = f"figures/{name}_{stem}.webp".replace("/_", "/")
+        with Image.open(picture) as image:
+            image.convert("RGB").save(workdir / paths[name, stem], quality=QUALITY)
+    return paths
+
+
+if __name__ == "__main__":
+    with in_one_line(NAME):
+        tyro.cli(report, prog=NAME, description=__doc__)
