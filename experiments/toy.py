@@ -232,7 +232,6 @@ def sweep(config: Config, workdir: Path) -> dict:
             "control": sweeps.measure_means(sweeps.stack(control), shape),
         }
         results[task] = outcome(branches, part("sweep", task), stages["converged"])
-        results[task]["trials"] = config.trials_count
         results[task]["measures"] = stages
         results[task]["observations"] = evaluate(
             branches, **stages, success_interval=results[task]["success_interval"]
