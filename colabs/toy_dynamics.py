@@ -1,0 +1,181 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Toy dynamics
+#
+# Branches of one neuron each, $v_k(x) = \mathrm{leaky}(w_k x + b_k)$, are fitted in
+# their sum to four points by gradient descent. Which branch comes to answer which
+# point, and how many answer none?
+#
+# Everything with sliders answers within seconds.
+
+# %%
+# In a checkout this finds the project; in Colab it fetches it from REPOSITORY.
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = ""  # the address of your copy of the project, such as https://...
+above = (Path.cwd(), *Path.cwd().parents)
+ROOT = next((p for p in above if (p / "colabs").is_dir()), Path("bspec_jax_checkout"))
+if importlib.util.find_spec("bspec_jax") is None:
+    if not ROOT.exists():
+        assert REPOSITORY, "set REPOSITORY, or run this in a checkout"
+        subprocess.run(["git", "clone", "-q", REPOSITORY, ROOT], check=True)
+    command = [sys.executable, "-m", "pip", "install", "-q", f"{ROOT}[colab]"]
+    subprocess.run(command, check=True)
+
+# %%
+import ipywidgets as widgets
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import HTML, display
+from matplotlib.animation import FuncAnimation
+
+from bspec_jax import active_branches, sweeps, toy
+
+START = {
+    "task": "toy2",
+    "num_branches": 8,
+    "learning_rate": 0.02,
+    "negative_slope": 0.01,
+    "init": "normal",
+    "init_scale": 1.0,
+}
+
+
+def slider(name, low, high, step=None, kind=widgets.FloatSlider):
+    """A slider that recomputes when the mouse lets go."""
+    options = {} if step is None else {"step": step}
+    return kind(START[name], min=low, max=high, continuous_update=False, **options)
+
+
+def controls():
+    return {
+        "task": widgets.Dropdown(options=list(toy.TASKS), value=START["task"]),
+        "num_branches": slider("num_branches", 1, 40, kind=widgets.IntSlider),
+        "learning_rate": slider("learning_rate", -3, -0.5, kind=widgets.FloatLogSlider),
+        "negative_slope": slider("negative_slope", 0, 0.5, 0.01),
+        "init": ["normal", "uniform"],
+        "init_scale": slider("init_scale", 0.1, 3, 0.1),
+    }
+
+
+# %% [markdown]
+# ## One training, as it goes
+#
+# Each line is a branch, black their sum, the dots what it is to be. Grey branches are
+# silent in the end: the norm of their responses is below 10 % of the largest.
+
+# %%
+EVERY = 20  # steps between two frames that are recorded
+
+
+def follow(task, num_branches, learning_rate, negative_slope, init, init_scale, seed):
+    """The task's points, and the responses to them along training, `[S, M, N]`."""
+    x, y = (np.array(values) for values in toy.TASKS[task])
+    network = toy.toy_network(
+        num_branches, negative_slope=negative_slope, init=init, init_scale=init_scale
+    )
+    params, _ = network.init(toy.trial_key(jax.random.key(0), num_branches, seed))
+    rates = {"learning_rate": learning_rate, "negative_slope": negative_slope}
+    responses = toy.record(params, x, y, steps=4000, every=EVERY, **rates)
+    order = np.argsort(x, kind="stable")
+    return x[order], y[order], np.asarray(responses)[..., order]
+
+
+def draw(ax, x, y, responses, frame):
+    active = np.asarray(active_branches(responses[-1]))
+    for on, v in sorted(zip(active, responses[frame], strict=True), key=lambda a: a[0]):
+        ax.plot(x, v, color="C0" if on else "0.8")
+    ax.plot(x, responses[frame].sum(0), "--", color="black")
+    ax.plot(x, y, "o", color="black")
+    ax.set(xlabel="x", ylim=(-0.6, 1.6))
+    ax.set_title(f"step {EVERY * frame}; {active.sum()} stay active", fontsize=9)
+
+
+def animate(**settings):
+    x, y, responses = follow(**settings)
+    frames = np.unique(np.geomspace(1, len(responses), 25).astype(int) - 1)
+    figure, ax = plt.subplots(figsize=(5, 3.2), dpi=80)
+
+    def show(frame):
+        ax.clear()
+        draw(ax, x, y, responses, frame)
+
+    movie = FuncAnimation(figure, show, frames=frames, interval=200)
+    page = HTML(movie.to_jshtml(default_mode="once"))
+    plt.close(figure)
+    display(page)
+
+
+widgets.interactive(
+    animate, **controls(), seed=widgets.IntSlider(4, continuous_update=False)
+)
+
+# %% [markdown]
+# The same as pictures, for those who read this without running it:
+
+# %%
+x, y, responses = follow(**START, seed=4)
+_, axes = plt.subplots(1, 4, figsize=(11, 2.6), sharey=True)
+for ax, frame in zip(axes, (0, 5, 25, 200), strict=True):
+    draw(ax, x, y, responses, frame)
+plt.show()
+
+# %% [markdown]
+# ## Many trainings
+#
+# 1000 networks at once, in one compiled computation: how often the training succeeds
+# (the squared error falls below $10^{-4}$), and how many branches stay active.
+
+
+# %%
+def repeat(init, trials, **values):
+    table = sweeps.settings(**values, trial=range(trials))
+    trained = sweeps.train(sweeps.init_trials(jax.random.key(0), table, init=init))
+    rates = sweeps.success_rates(trained, (1,))
+    counts = sweeps.measure_trials(trained).num_active
+    low, high = rates["success_interval"][0]
+    _, ax = plt.subplots(figsize=(5, 2.6))
+    ax.hist(counts, np.arange(trained.w.shape[0] + 2) - 0.5, rwidth=0.85)
+    m = values["num_branches"]
+    ax.set(xlabel=f"active branches of {m}", ylabel="networks", xlim=(-0.5, m + 0.5))
+    ax.set_title(f"success {rates['success_rate'][0]:.2f} ({low:.2f} to {high:.2f})")
+    plt.show()
+
+
+widgets.interactive(repeat, **controls(), trials=widgets.fixed(1000))
+
+# %%
+repeat(**START, trials=1000)
+
+# %% [markdown]
+# ## Against M
+#
+# Capacity grows with M; the number of active branches hardly does (Figures 3 and 4).
+
+# %%
+branches = [2, 3, 5, 8, 12, 20, 30]
+figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
+for task in toy.TASKS:
+    table = sweeps.settings(
+        task=task, num_branches=branches, learning_rate=0.02, trial=range(300)
+    )
+    trained = sweeps.train(sweeps.init_trials(jax.random.key(0), table))
+    rates = sweeps.success_rates(trained, (len(branches),))
+    means = sweeps.measure_means(trained, (len(branches),))
+    left.plot(branches, rates["success_rate"], "o-", label=task)
+    right.plot(branches, means["num_active"]["mean"], "o-", label=task)
+left.set(xlabel="M", ylabel="success")
+right.set(xlabel="M", ylabel="active branches", ylim=(0, None))
+left.legend()
+plt.show()
