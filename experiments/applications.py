@@ -1,7 +1,7 @@
 r"""What the decomposition of an image is good for, in numbers on the synthetic faces.
 
     python -m experiments.applications --checkpoint docs/runs/faces_diffusion \
-        --segmentation docs/runs/faces_segmentation   # 22 minutes
+        --segmentation docs/runs/faces_segmentation   # 21 minutes
     python -m experiments.applications --checkpoint docs/runs/faces_gaussian \
         --applications filtering --attenuate 2 5 --attenuation 0.2   # 2 minutes
 
