@@ -1,23 +1,35 @@
-"""The README's examples run as they stand."""
+"""The examples of the README and of the pages run as they stand."""
 
 import re
 
+import pytest
 from helpers import ROOT
 
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 
-def test_the_python_examples_run_in_their_order(capsys):
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) >= 3
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_python_examples_run_in_their_order(page):
     names = {}
-    for block in blocks:
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
         exec(block, names)
-    assert "num_active" in capsys.readouterr().out
-    assert names["norms"].shape == (16, 16)
 
 
-def test_every_image_exists():
-    text = (ROOT / "README.md").read_text()
-    paths = re.findall(r"\]\((docs/[^)]*)\)", text)
-    assert len(paths) > 10
-    assert not [path for path in paths if not (ROOT / path).exists()]
+def test_there_are_examples():
+    assert sum("```python" in page.read_text() for page in PAGES) >= 5
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_link_and_image_exists(page):
+    text = page.read_text()
+    paths = re.findall(r"\]\(([^)#]+)[^)]*\)", text)
+    paths += re.findall(r'src="([^"]+)"', text)
+    local = [path for path in paths if not path.startswith("http")]
+    assert not [path for path in local if not (page.parent / path).exists()]
+
+
+def test_the_pages_show_the_runs_that_are_kept():
+    text = "".join(page.read_text() for page in PAGES)
+    runs = [path.name for path in (ROOT / "docs" / "runs").iterdir()]
+    assert runs
+    assert not [name for name in runs if f"runs/{name}/figures/" not in text]
