@@ -7,7 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from bspec_jax import sweeps
+import pytest
+
+from bspec_jax import run, sweeps
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,9 +18,13 @@ def command(experiment, *flags):
     return [sys.executable, "-m", f"experiments.{experiment}", *map(str, flags)]
 
 
-def start(experiment, *flags):
-    """Starts the command, which compiles fast and computes slowly."""
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+def start(experiment, *flags, optimised=False):
+    """Starts the command, which compiles fast and computes slowly.
+
+    `optimised` is for what computes much, or compiles what another test did before.
+    """
+    fast = {} if optimised else {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = os.environ | fast
     return subprocess.Popen(
         command(experiment, *flags),
         cwd=ROOT,
@@ -48,6 +54,22 @@ def refuse(experiment, *flags):
     return subprocess.run(
         command(experiment, *flags), cwd=ROOT, capture_output=True, text=True
     )
+
+
+def check_refused(experiment, flags, status, message, monkeypatch, capsys):
+    """That the command line of an experiment's module answers flags in one line.
+
+    In this process, which is quick; `refuse` starts another one.
+    """
+    name = experiment.NAME
+    monkeypatch.setattr(sys, "argv", [name, *map(str, flags)])
+    with pytest.raises(SystemExit) as end:
+        run.command_line(experiment.Config, experiment.main, name, "")
+    out, err = capsys.readouterr()
+    assert end.value.code == status
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert message in err
 
 
 def without_timing(workdir):

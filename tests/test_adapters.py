@@ -170,7 +170,7 @@ def test_nnx_gradient_has_the_tree_of_the_parameters(x):
 
 
 def test_equinox_module_as_an_example(x):
-    """The README's Equinox example: arrays are parameters, the rest is closed over."""
+    """The Equinox example of the pages: arrays are parameters, all else is kept."""
 
     def make(key):
         return eqx.nn.MLP(in_size=3, out_size=2, width_size=5, depth=1, key=key)

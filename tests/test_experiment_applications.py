@@ -3,12 +3,13 @@ import json
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT, finish, refuse, start, without_timing
+from helpers import ROOT, check_refused, finish, start, without_timing
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bspec_jax import recombination
 from bspec_jax.generator import to_signed
 from bspec_jax.shading import angular_error, normals_from_shading
+from experiments import applications as experiment
 from experiments import applications_analysis as analysis
 from experiments import applications_augmentation as aug
 from experiments.applications import Config, saved_choice
@@ -307,13 +308,10 @@ def test_figures_are_drawn_again_and_for_another_component(finished):
         (("--checkpoint", "missing"), 1, "missing"),
     ],
 )
-def test_wrong_input_is_one_line(tmp_path, flags, status, message):
-    workdir = tmp_path / "run"
-    refused = refuse("applications", "--workdir", workdir, *flags)
-    assert refused.returncode == status
-    assert message in refused.stderr
-    assert len(refused.stderr.splitlines()) == 1
-    assert not workdir.exists()
+def test_wrong_input_is_one_line(tmp_path, monkeypatch, capsys, flags, status, message):
+    given = ("--workdir", tmp_path / "run", *flags)
+    check_refused(experiment, given, status, message, monkeypatch, capsys)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_read_are_bytes():

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import finish, start, wait_for, without_timing
+from helpers import check_refused, finish, start, wait_for, without_timing
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
@@ -236,14 +236,7 @@ def test_wrong_input_is_one_line(
 ):
     base = ("--dataset", "folder", "--data-dir", images, "--preset", "tiny")
     given = (*base, "--workdir", tmp_path / "run", *flags)
-    monkeypatch.setattr(sys, "argv", ["class_transfer", *map(str, given)])
-    with pytest.raises(SystemExit) as end:
-        run.command_line(experiment.Config, experiment.main, "class_transfer", "")
-    assert end.value.code == status
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1, err
-    assert message in err
+    check_refused(experiment, given, status, message, monkeypatch, capsys)
     assert not (tmp_path / "run").exists()
 
 

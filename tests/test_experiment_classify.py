@@ -3,13 +3,12 @@
 import json
 import shutil
 import signal
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import finish, start, wait_for, without_timing
+from helpers import check_refused, finish, start, wait_for, without_timing
 from numpy.testing import assert_allclose, assert_array_equal
 from test_data import write_idx
 
@@ -248,14 +247,7 @@ def test_wrong_input_is_one_line(
 ):
     base = ("--dataset", "fashion_mnist", "--data-dir", images)
     given = (*base, "--validation-examples", 60, "--workdir", tmp_path / "run", *flags)
-    monkeypatch.setattr(sys, "argv", ["classify", *map(str, given)])
-    with pytest.raises(SystemExit) as end:
-        run.command_line(experiment.Config, experiment.main, "classify", "")
-    assert end.value.code == status
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1, err
-    assert message in err
+    check_refused(experiment, given, status, message, monkeypatch, capsys)
     assert not (tmp_path / "run").exists()
 
 

@@ -1,4 +1,4 @@
-"""The generators in docs/runs, which the README shows, give what their runs say."""
+"""The generators in docs/runs, which the pages show, give what their runs say."""
 
 import json
 from pathlib import Path
