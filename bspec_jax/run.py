@@ -135,9 +135,7 @@ def start(config: RunConfig, name: str) -> Path:
       UserError: if the folder is not empty, cannot be written, or (to resume) holds no
         run, a finished one, or one of other flags. Nothing is overwritten.
     """
-    workdir = config.workdir
-    if workdir is None:
-        workdir = Path("runs") / name / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    workdir = config.workdir or new_folder(name)
     if config.resume:
         _check_resumable(workdir, config, name)
         return workdir
@@ -154,6 +152,11 @@ def start(config: RunConfig, name: str) -> Path:
     except OSError as error:
         raise UserError(f"cannot write to {workdir}: {error.strerror}") from None
     return workdir
+
+
+def new_folder(name: str) -> Path:
+    """The folder of a run that was not told where to write, runs/NAME/<UTC time>."""
+    return Path("runs") / name / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
 
 
 def check_experiment(workdir: Path, name: str) -> dict:

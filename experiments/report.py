@@ -9,6 +9,7 @@ a verdict by the thresholds that were fixed before; what is not measured, unfini
 damaged is named.
 """
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated
@@ -16,10 +17,10 @@ from typing import Annotated
 import tyro
 from PIL import Image
 
-from bspec_jax import figures
+from bspec_jax import figures, run
 from bspec_jax.errors import UserError, in_one_line
 from bspec_jax.files import write_json
-from experiments.report_findings import CLAIMS, ORDER, findings, verdict
+from experiments.report_findings import CLAIMS, ORDER, Finding, findings, verdict
 from experiments.report_pages import page, to_html
 from experiments.report_runs import Run, load
 
@@ -30,14 +31,16 @@ QUALITY = 85  # of the pictures, of 100
 
 def report(
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    workdir: Path = Path("runs/report"),
+    workdir: Path | None = None,
 ) -> None:
     """Gathers finished runs into one page.
 
     Args:
       runs: their folders.
-      workdir: the folder to write to; must be new or empty.
+      workdir: the folder to write to; must be new or empty. Default:
+        runs/report/<UTC time>.
     """
+    workdir = workdir or run.new_folder("report")
     if not runs:
         raise UserError("name the folders of finished runs", status=2)
     if workdir.exists() and any(workdir.iterdir()):
@@ -47,34 +50,30 @@ def report(
         print(f"left out: {complaint}")
     if not loaded:
         raise UserError("no finished run among these folders")
-    names = [run.name for run in loaded]
+    names = [one.name for one in loaded]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"several runs are called {sorted(twice)[0]}: rename a folder")
-    found = [one for run in loaded for one in findings(run)]
+    found = [finding for one in loaded for finding in findings(one)]
     pictures = collect(loaded, workdir)
     markdown = page(loaded, complaints, found, pictures)
     (workdir / "report.md").write_text(markdown)
     (workdir / "report.html").write_text(to_html(markdown, workdir))
-    verdicts = {key: verdict(key, found) for key in ORDER}
-    write_json(
-        workdir / "report.json",
-        {
-            "runs": {run.name: run.command for run in loaded},
-            "left_out": complaints,
-            "observations": {
-                key: {
-                    "claim": CLAIMS[key],
-                    "verdict": one.text,
-                    "why": one.why,
-                    "findings": [f._asdict() for f in found if f.observation == key],
-                }
-                for key, one in verdicts.items()
-            },
-        },
-    )
-    for key, one in verdicts.items():
-        print(f"{key} {CLAIMS[key]}: {one.text}")
+    data = {
+        "runs": {one.name: one.command for one in loaded},
+        "left_out": complaints,
+        "observations": {key: conclusion(key, found) for key in ORDER},
+    }
+    write_json(workdir / "report.json", data)
+    for key, one in data["observations"].items():
+        print(f"{key} {one['claim']}: {one['verdict']}")
     print(f"report in {workdir}")
+
+
+def conclusion(key: int | str, found: Sequence[Finding]) -> dict:
+    """What report.json holds of an observation."""
+    text, why = verdict(key, found)
+    mine = [one._asdict() for one in found if one.observation == key]
+    return {"claim": CLAIMS[key], "verdict": text, "why": why, "findings": mine}
 
 
 def collect(runs: list[Run], workdir: Path) -> dict[tuple[str, str], str]:
@@ -83,8 +82,8 @@ def collect(runs: list[Run], workdir: Path) -> dict[tuple[str, str], str]:
     drawn = BytesIO()
     figures.architecture(DRAWN_BRANCHES).savefig(drawn)
     pictures = {("", "fig01"): drawn}
-    for run in runs:
-        pictures |= {(run.name, path.stem): path for path in run.figures}
+    for one in runs:
+        pictures |= {(one.name, path.stem): path for path in one.figures}
     paths = {}
     for (name, stem), picture in pictures.items():
         paths[name, stem] = f"figures/{name}_{stem}.webp".replace("/_", "/")
