@@ -7,7 +7,7 @@ results.json holds.
 import jax
 import numpy as np
 
-from bspec_jax import figures, files
+from bspec_jax import figures, files, run
 from bspec_jax.recombination import perturb_components, recombine, remainder
 from bspec_jax.shading import normals_from_shading
 from experiments import applications_analysis as analysis
@@ -89,6 +89,7 @@ def edits(config, results: dict, shown: dict) -> dict:
     gain = results["config"]["gain"]
     for source in sources(shown):
         shares = [row["everywhere"]["mean"] for row in results["editing"][source]]
+        run.check_components(config, len(shares), ("component",))
         k = int(np.argmax(shares)) if config.component is None else config.component
         gains = np.ones(len(shares), np.float32)
         gains[k] = gain

@@ -271,6 +271,8 @@ def test_figures_are_drawn_again_and_for_another_component(finished):
     finish(start("applications", *flags, "--component", 7))
     differing = {n for n in before if (figures / n).read_bytes() != before[n]}
     assert differing == {"editing.png"}
+    _, err = finish(start("applications", *flags, "--component", 9), status=2)
+    assert err.endswith("--component must be 0..8, got 9\n")
 
 
 @pytest.mark.parametrize(
