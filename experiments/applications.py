@@ -36,6 +36,7 @@ from experiments import applications_data, recogniser, segment_analysis
 from experiments import applications_pictures as pictures
 from experiments.applications_augmentation import augmentation
 from experiments.applications_data import Faces
+from experiments.class_transfer_data import first_of_each
 from experiments.tables import number
 
 NAME = "applications"
@@ -123,7 +124,7 @@ def main(config: Config) -> None:
     masks = None
     if "editing" in config.applications:
         choice = choice or search(train)
-        masks = find(test, *choice)
+        masks = segmentation.segment(diffused(test), *choice)
         results["segmentation"] = {
             "choice": choice[0]._asdict(),
             "iou": segmentation.iou(masks, test.truth.masks[config.part]).mean(),
@@ -173,17 +174,10 @@ def saved_choice(config: Config) -> tuple[Choice, Border] | None:
 
 def search(train: Faces) -> tuple[Choice, Border]:
     """The components that segment a pair of parts, found without labels."""
-    few = np.concatenate(
-        [np.flatnonzero(train.labels == c)[:SEARCHED] for c in np.unique(train.labels)]
-    )
-    scalars = segmentation.scalarise(diffused(train)[:, few])
+    few = train.of(first_of_each(train.labels, SEARCHED))
+    scalars = segmentation.scalarise(diffused(few))
     (ranking,) = segment_analysis.search("components", scalars)
     return ranking[0].choice, segmentation.BORDER
-
-
-def find(test: Faces, choice: Choice, border: Border) -> np.ndarray:
-    """The masks of the part."""
-    return segmentation.segment(diffused(test), choice, border)
 
 
 def diffused(faces: Faces) -> np.ndarray:

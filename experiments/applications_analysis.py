@@ -4,7 +4,8 @@ What can be chosen is chosen on training faces, and scored on held-out ones.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -44,37 +45,31 @@ def editing(
     truth = faces.truth.masks[config.part]
     found = {"chance": truth.mean(), "classes_right": kept(recogniser, faces, faces.x)}
     for source, stack in faces.stacks.items():
-        found[source] = [
-            edited(config, faces, stack, k, masks, recogniser)
-            for k in range(len(stack))
-        ]
+        edit = partial(recombine, remainder(faces.x, stack), stack)
+        # Not x itself, from which it differs by rounding: where nothing changes is a 0.
+        before = np.asarray(edit(np.ones(len(stack), np.float32)))
+        found[source] = []
+        for component in np.eye(len(stack), dtype=bool):
+            gains = np.where(component, config.gain, 1).astype(np.float32)
+            everywhere, inside = (
+                np.asarray(edit(gains, region)) for region in (None, masks)
+            )
+            change = (inside - before)[masks]
+            found[source].append(
+                {
+                    "everywhere": scored(share_inside(everywhere - before, truth)),
+                    "inside": scored(share_inside(inside - before, truth)),
+                    "change": rms(change) / RANGE,
+                    "class_kept": kept(recogniser, faces, inside),
+                    "class_kept_everywhere": kept(recogniser, faces, everywhere),
+                }
+            )
     return found
 
 
-def edited(
-    config,
-    faces: Faces,
-    stack: np.ndarray,
-    component: int,
-    masks: np.ndarray,
-    recogniser: Recogniser,
-) -> dict:
-    """What one component does with another gain."""
-    truth, residual = faces.truth.masks[config.part], remainder(faces.x, stack)
-    gains = np.ones(len(stack), np.float32)
-    # Not x itself, from which it differs by rounding: where nothing changes is a 0.
-    before = np.asarray(recombine(residual, stack, gains))
-    gains[component] = config.gain
-    everywhere = np.asarray(recombine(residual, stack, gains))
-    inside = np.asarray(recombine(residual, stack, gains, masks))
-    change = (inside - before)[masks]
-    return {
-        "everywhere": scored(share_inside(everywhere - before, truth)),
-        "inside": scored(share_inside(inside - before, truth)),
-        "change": np.sqrt(np.mean(change**2)) / RANGE if masks.any() else 0.0,
-        "class_kept": kept(recogniser, faces, inside),
-        "class_kept_everywhere": kept(recogniser, faces, everywhere),
-    }
+def rms(values: np.ndarray) -> float:
+    """Root mean square; 0 of nothing."""
+    return float(np.sqrt(np.mean(values**2))) if values.size else 0.0
 
 
 def share_inside(change: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -173,41 +168,36 @@ def shape(train: Faces, test: Faces) -> dict[str, dict]:
     """
     flat = np.zeros_like(test.truth.normals)
     flat[..., 2] = 1
-    found = {"flat": scored(errors(test, flat))}
-    for name, of in shadings(train).items():
-        fits = {which: fit_normals(train, make(train)) for which, make in of.items()}
+    found, held_out = {"flat": scored(errors(test, flat))}, shadings(test)
+    for name, candidates in shadings(train).items():
+        fits = {which: fit_normals(train, one) for which, one in candidates.items()}
         which = min(fits, key=lambda one: fits[one]["chosen_at"])
-        settings = {key: fits[which][key] for key in ("relief", "damping")}
-        normals = normals_from_shading(of[which](test), **settings)
-        found[name] = {
-            **scored(errors(test, normals)),
-            "which": which,
-            **fits[which],
-        }
+        chosen = {"which": which, **fits[which]}
+        normals = normals_by(chosen, held_out[name])
+        found[name] = {**scored(errors(test, normals)), **chosen}
     return found
 
 
-def shadings(faces: Faces) -> dict[str, Mapping[object, Callable]]:
-    """For each name the candidates for a shading, functions of faces, `[N, H, W]`."""
+def normals_by(chosen: Mapping, candidates: Mapping[object, np.ndarray]) -> np.ndarray:
+    """The normals of the candidate and the settings that were chosen."""
+    settings = {key: chosen[key] for key in ("relief", "damping")}
+    return normals_from_shading(candidates[chosen["which"]], **settings)
 
-    def grey(get):
-        return lambda faces: np.asarray(get(faces)).mean(-1)
 
-    found = {
-        "image": {None: grey(lambda faces: faces.x)},
-        "blur": {
-            sigma: grey(lambda faces, sigma=sigma: blurred(faces.x, sigma))
-            for sigma in BLURS
-        },
-        "regenerated": {None: grey(lambda faces: faces.generated)},
-        "residual": {None: grey(lambda faces: faces.residual)},
+def shadings(faces: Faces) -> dict[str, dict[object, np.ndarray]]:
+    """For each name the candidates for a shading, grey images `[N, H, W]`."""
+    colour = {
+        "image": {None: faces.x},
+        "blur": {sigma: blurred(faces.x, sigma) for sigma in BLURS},
+        "regenerated": {None: faces.generated},
+        "residual": {None: faces.residual},
+        **{source: dict(enumerate(stack)) for source, stack in faces.stacks.items()},
+        "light": {None: faces.truth.diffuse},
     }
-    for source, stack in faces.stacks.items():
-        found[source] = {
-            k: grey(lambda faces, source=source, k=k: faces.stacks[source][k])
-            for k in range(len(stack))
-        }
-    return found | {"light": {None: grey(lambda faces: faces.truth.diffuse)}}
+    return {
+        name: {which: one.mean(-1) for which, one in candidates.items()}
+        for name, candidates in colour.items()
+    }
 
 
 def fit_normals(faces: Faces, shading: np.ndarray) -> dict:

@@ -40,10 +40,9 @@ def with_labels(config, trained: Trained, test: Faces, labels: int) -> dict[str,
     """What each way to augment gives with so many labels of each class.
 
     The ways are `none`, the components of each source, perturbed, and as a control
-    `others`, perturbed responses to other faces of the class: as strong, and
-    out of place) there is a training for each trial. Trials differ in the labelled
-    faces, the initial parameters and the order, which are the same for all ways, as are
-    steps, flips and shifts.
+    `others`, perturbed responses to other faces of the class: as strong, and out of
+    place. Trials differ in the labelled faces, the initial parameters and the order,
+    which are the same for all ways, as are steps, flips and shifts.
     """
     ways = [NONE, *test.stacks, OTHERS]
     count = labels * len(test.classes)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from bspec_jax import generator
@@ -30,6 +31,18 @@ class Faces(NamedTuple):
     generated: np.ndarray
     residual: np.ndarray
     stacks: dict[str, np.ndarray]
+
+    def of(self, index: np.ndarray) -> "Faces":
+        """Some of them."""
+        return self._replace(
+            indices=self.indices[index],
+            x=self.x[index],
+            labels=self.labels[index],
+            truth=jax.tree.map(lambda leaf: leaf[index], self.truth),
+            generated=self.generated[index],
+            residual=self.residual[index],
+            stacks={name: stack[:, index] for name, stack in self.stacks.items()},
+        )
 
     def without(self, part: str) -> np.ndarray:
         """The same faces rendered without a part, in -1..1."""

@@ -9,10 +9,10 @@ import numpy as np
 
 from bspec_jax import figures, files, run
 from bspec_jax.recombination import perturb_components, recombine, remainder
-from bspec_jax.shading import normals_from_shading
 from experiments import applications_analysis as analysis
 from experiments.applications_augmentation import NONE, OTHERS, of_another
 from experiments.applications_data import Faces
+from experiments.class_transfer_data import first_of_each
 
 SHOWN = 2  # faces of each class
 FILE = "faces.npz"
@@ -32,23 +32,18 @@ SHADINGS = {
 
 def save(config, results: dict, test: Faces, masks: np.ndarray | None) -> None:
     """Saves what the figures show, in short floats."""
-    few = np.concatenate(
-        [np.flatnonzero(test.labels == c)[:SHOWN] for c in np.unique(test.labels)]
-    )
-    shown = {"labels": test.labels, "x": test.x}
+    index = first_of_each(test.labels, SHOWN)
+    few = test.of(index)
+    shown = {"labels": few.labels, "x": few.x, **few.stacks}
     if masks is not None:
-        shown |= {"masks": masks, "truth": test.truth.masks[config.part]}
+        shown |= {"masks": masks[index], "truth": few.truth.masks[config.part]}
     if "filtering" in results:
-        shown |= {f"without_{p}": test.without(p) for p in analysis.REMOVABLE}
+        shown |= {f"without_{p}": few.without(p) for p in analysis.REMOVABLE}
     if "shape" in results:
-        shown |= {"normals": test.truth.normals, "seen": test.seen()}
-        for name, of in analysis.shadings(test).items():
-            row = results["shape"][name]
-            shading = of[row["which"]](test)
-            settings = {key: row[key] for key in ("relief", "damping")}
-            shown[f"normals_{name}"] = normals_from_shading(shading, **settings)
-    shown = {name: a[few] for name, a in shown.items()}
-    shown |= {source: stack[:, few] for source, stack in test.stacks.items()}
+        shown |= {"normals": few.truth.normals, "seen": few.seen()}
+        for name, candidates in analysis.shadings(few).items():
+            normals = analysis.normals_by(results["shape"][name], candidates)
+            shown[f"normals_{name}"] = normals
     short = {
         name: a.astype(np.float16) if a.dtype.kind == "f" else a
         for name, a in shown.items()

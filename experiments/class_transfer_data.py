@@ -40,6 +40,13 @@ def balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.concatenate(drawn)[np.argsort(place, kind="stable")]
 
 
+def first_of_each(labels: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the first `count` examples of each class, class after class."""
+    return np.concatenate(
+        [np.flatnonzero(labels == label)[:count] for label in np.unique(labels)]
+    )
+
+
 def load(
     dataset: str,
     data_dir: Path | None,
@@ -87,19 +94,12 @@ def ground_truth(
       indices: among the faces of these classes in the split.
       without: parts that are left out.
     """
-    kept, _ = _faces_of(class_names, split)
+    known = [faces.CLASSES.index(name) for name in class_names]
+    kept = np.flatnonzero(np.isin(faces.labels(split), known))
     return faces.ground_truth(split, kept[indices], size, without)
 
 
 def labels_of_faces(class_names: Sequence[str], split: str) -> np.ndarray:
     """The classes of all faces of these classes in a split, numbered in their order."""
-    return _faces_of(class_names, split)[1]
-
-
-def _faces_of(class_names, split):
-    """Which faces of the split are of these classes, and their labels among them."""
-    new = np.full(len(faces.CLASSES), -1, np.int32)
-    new[[faces.CLASSES.index(name) for name in class_names]] = range(len(class_names))
-    labels = new[faces.labels(split)]
-    kept = np.flatnonzero(labels >= 0)
-    return kept, labels[kept]
+    source = of_classes(faces.find(None), class_names)
+    return {"train": source.train, "test": source.test}[split].labels()

@@ -13,7 +13,7 @@ from bspec_jax.data.images import of_classes
 from bspec_jax.errors import UserError
 from bspec_jax.generator import Trained, to_signed
 from experiments import recogniser
-from experiments.class_transfer_data import balanced, ground_truth
+from experiments.class_transfer_data import balanced, first_of_each, ground_truth
 
 
 class Images(NamedTuple):
@@ -45,7 +45,7 @@ def load(config, trained: Trained) -> tuple[Images, Images]:
     """
     if config.images:
         own = _own(config, trained)
-        return own.of(_first(own.labels, config.choose_examples)), own
+        return own.of(first_of_each(own.labels, config.choose_examples)), own
     classes = trained.description["classes"]
     size = trained.description["image_shape"][0]
     dataset = config.dataset or trained.description["dataset"]
@@ -108,10 +108,3 @@ def _distinct(paths: list[Path]) -> list[str]:
         if times > 1:
             raise UserError(f"{times} images would be written as {name}: rename them")
     return names
-
-
-def _first(labels, count):
-    """The first `count` of each class."""
-    return np.concatenate(
-        [np.flatnonzero(labels == label)[:count] for label in np.unique(labels)]
-    )
