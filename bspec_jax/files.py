@@ -64,6 +64,23 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     partial.replace(path)
 
 
+def shortened(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same with floats of two bytes, which are enough for pictures."""
+    return _with_floats(arrays, np.float16)
+
+
+def widened(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same with floats of four bytes."""
+    return _with_floats(arrays, np.float32)
+
+
+def _with_floats(arrays, dtype):
+    return {
+        name: a.astype(dtype) if a.dtype.kind == "f" else a
+        for name, a in arrays.items()
+    }
+
+
 def load_arrays(
     path: Path, like: Mapping[str, np.ndarray | None] | None = None
 ) -> dict[str, np.ndarray]:

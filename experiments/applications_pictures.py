@@ -44,19 +44,12 @@ def save(config, results: dict, test: Faces, masks: np.ndarray | None) -> None:
         for name, candidates in analysis.shadings(few).items():
             normals = analysis.normals_by(results["shape"][name], candidates)
             shown[f"normals_{name}"] = normals
-    short = {
-        name: a.astype(np.float16) if a.dtype.kind == "f" else a
-        for name, a in shown.items()
-    }
-    files.save_arrays(config.workdir / FILE, short)
+    files.save_arrays(config.workdir / FILE, files.shortened(shown))
 
 
 def draw(config, results: dict) -> dict:
     """The figures of finished results, by file name."""
-    shown = {
-        name: a.astype(np.float32) if a.dtype.kind == "f" else a
-        for name, a in files.load_arrays(config.workdir / FILE).items()
-    }
+    shown = files.widened(files.load_arrays(config.workdir / FILE))
     titles = [results["classes"][label] for label in shown["labels"]]
     drawn, rows = {}, {}
     if "editing" in results:

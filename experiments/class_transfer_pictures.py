@@ -56,8 +56,7 @@ def show(
         "components": own.components,
         "inputs": own.components[:0] if own.inputs is None else own.inputs,
     }
-    short = {name: leaf.astype(np.float16) for name, leaf in shown.items()}
-    return short | {"labels": labels}
+    return files.shortened(shown) | {"labels": labels}
 
 
 def draw(config, results: dict) -> dict:
@@ -68,10 +67,7 @@ def draw(config, results: dict) -> dict:
     else:
         like = dict.fromkeys(ARRAYS)
         shown = files.load_arrays(config.workdir / "decompositions.npz", like)
-        shown = {
-            name: leaf if name == "labels" else leaf.astype(np.float32)
-            for name, leaf in shown.items()
-        }
+        shown = files.widened(shown)
     drawn = draw_images(config, classes, shown, results)
     if config.images:
         return {f"own_{name}": figure for name, figure in drawn.items()}

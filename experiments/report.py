@@ -9,7 +9,6 @@ a verdict by the thresholds that were fixed before; what is not measured, unfini
 damaged is named.
 """
 
-from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +19,7 @@ from PIL import Image
 from bspec_jax import figures, run
 from bspec_jax.errors import UserError, in_one_line
 from bspec_jax.files import write_json
-from experiments.report_findings import CLAIMS, ORDER, Finding, findings, verdict
+from experiments.report_findings import conclusions, findings
 from experiments.report_pages import page, to_html
 from experiments.report_runs import Run, load
 
@@ -53,27 +52,23 @@ def report(
     names = [one.name for one in loaded]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"several runs are called {sorted(twice)[0]}: rename a folder")
-    found = [finding for one in loaded for finding in findings(one)]
+    said = conclusions([finding for one in loaded for finding in findings(one)])
     pictures = collect(loaded, workdir)
-    markdown = page(loaded, complaints, found, pictures)
+    markdown = page(loaded, complaints, said, pictures)
     (workdir / "report.md").write_text(markdown)
     (workdir / "report.html").write_text(to_html(markdown, workdir))
     data = {
         "runs": {one.name: one.command for one in loaded},
         "left_out": complaints,
-        "observations": {key: conclusion(key, found) for key in ORDER},
+        "observations": {
+            key: {**one, "findings": [finding._asdict() for finding in one["findings"]]}
+            for key, one in said.items()
+        },
     }
     write_json(workdir / "report.json", data)
-    for key, one in data["observations"].items():
+    for key, one in said.items():
         print(f"{key} {one['claim']}: {one['verdict']}")
     print(f"report in {workdir}")
-
-
-def conclusion(key: int | str, found: Sequence[Finding]) -> dict:
-    """What report.json holds of an observation."""
-    text, why = verdict(key, found)
-    mine = [one._asdict() for one in found if one.observation == key]
-    return {"claim": CLAIMS[key], "verdict": text, "why": why, "findings": mine}
 
 
 def collect(runs: list[Run], workdir: Path) -> dict[tuple[str, str], str]:

@@ -41,13 +41,15 @@ class Finding(NamedTuple):
 
 def findings(run: Run) -> list[Finding]:
     """All that a run says of the observations."""
-    of = {"toy": _toys, "hessian": _hessians, "classify": _classifier}
-    records = of.get(run.experiment, _generator)(run)
     return [
         Finding(_number(key), level, setting, run.name, to_json(record))
-        for level, setting, observations in records
+        for level, setting, observations in SAID_BY.get(run.experiment, _nothing)(run)
         for key, record in observations.items()
     ]
+
+
+def _nothing(run):
+    return ()
 
 
 def _number(key):
@@ -109,11 +111,19 @@ def _classifier(run):
 
 
 def _generator(run):
-    if run.experiment != "class_transfer" or not run.results["part_scores"]:
+    if not run.results["part_scores"]:
         return  # observations need regions, which are the parts of the faces
     config = run.results["config"]
     setting = f"{config['dataset']} with {config['residual']} R x 1"
     yield "generator", setting, of_generator(run.results)
+
+
+SAID_BY = {
+    "toy": _toys,
+    "hessian": _hessians,
+    "classify": _classifier,
+    "class_transfer": _generator,
+}
 
 
 def of_generator(results: Mapping) -> dict[int, dict]:
@@ -123,25 +133,17 @@ def of_generator(results: Mapping) -> dict[int, dict]:
     of each is spread over the parts. There is no control, and a single network has no
     interval, so that no verdict is decided by it.
     """
-    stages = {
-        stage: average(
-            sp.Specialization(*(np.asarray(leaf)[None] for leaf in _measured(found)))
-        )
-        for stage, found in (("converged", results), ("initial", results["initial"]))
-    }
-    nothing = {
-        name: {"mean": [math.nan], "interval": [[math.nan, math.nan]]}
-        for name in sp.Specialization._fields
+    undefined = sp.Specialization(*[math.nan] * len(sp.Specialization._fields))
+    measured = {
+        "converged": _measured(results),
+        "initial": _measured(results["initial"]),
+        "control": undefined,
     }
     stages = {
-        stage: {
-            name: {key: np.asarray(value)[None] for key, value in one.items()}
-            for name, one in found.items()
-        }
-        for stage, found in stages.items()
+        stage: average(sp.Specialization(*(np.array([[leaf]]) for leaf in one)))
+        for stage, one in measured.items()  # of one M, one network
     }
-    m = len(results["norms"])
-    return evaluate([m], **stages, control=nothing, success_interval=[[0, 1]])
+    return evaluate([len(results["norms"])], **stages, success_interval=[[0, 1]])
 
 
 def _measured(found) -> sp.Specialization:
@@ -187,6 +189,21 @@ def verdict(number: int | str, found: Sequence[Finding]) -> Verdict:
     if where[False]:
         return Verdict("does not hold", f"in {_listed(where[False])}{undecided}")
     return Verdict("undecided", f"in {_listed(where[None])}")
+
+
+def conclusions(found: Sequence[Finding]) -> dict[int | str, dict]:
+    """What is said of each observation, and the findings behind it."""
+    said = {}
+    for key in ORDER:
+        text, why = verdict(key, found)
+        mine = [one for one in found if one.observation == key]
+        said[key] = {
+            "claim": CLAIMS[key],
+            "verdict": text,
+            "why": why,
+            "findings": mine,
+        }
+    return said
 
 
 def _at_every_level(found):

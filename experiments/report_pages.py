@@ -9,7 +9,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from bspec_jax.observations import OBSERVATIONS, VERDICTS
-from experiments.report_findings import CLAIMS, EVERY_LEVEL, ORDER, Finding, verdict
+from experiments.report_findings import Finding
 from experiments.report_runs import EXPERIMENTS, Run
 from experiments.tables import number
 
@@ -58,12 +58,13 @@ code { font-size: .875em; overflow-wrap: anywhere; }
 def page(
     runs: Sequence[Run],
     complaints: Sequence[str],
-    found: Sequence[Finding],
+    said: Mapping[int | str, Mapping],
     pictures: Mapping[tuple[str, str], str],
 ) -> str:
     """The report in Markdown.
 
     Args:
+      said: of `report_findings.conclusions`.
       pictures: the path of each picture, by run and name.
     """
     return "\n".join(
@@ -79,7 +80,7 @@ def page(
             *missing(runs, complaints),
             "## The observations",
             "",
-            *observations(found),
+            *observations(said),
             *figures_of_paper(runs, pictures),
             *other_figures(runs, pictures),
             *table_of_runs(runs),
@@ -95,30 +96,28 @@ def missing(runs: Sequence[Run], complaints: Sequence[str]) -> list[str]:
     return ["## Missing", "", *lines, ""] if lines else []
 
 
-def observations(found: Sequence[Finding]) -> list[str]:
+def observations(said: Mapping[int | str, Mapping]) -> list[str]:
     """The verdicts, and for each the measurements behind it."""
     lines = ["| | claim | verdict |", "|---|---|---|"]
-    verdicts = {key: verdict(key, found) for key in ORDER}
     lines += [
-        f"| {title(key)} | {CLAIMS[key]} | **{one.text}** {one.why} |"
-        for key, one in verdicts.items()
+        f"| {title(key)} | {one['claim']} | **{one['verdict']}** {one['why']} |"
+        for key, one in said.items()
     ]
     lines.append("")
-    for key in ORDER:
-        mine = [one for one in found if one.observation == key]
-        if key == EVERY_LEVEL or not mine:
+    for key, one in said.items():
+        if not one["findings"]:
             continue
         limit = OBSERVATIONS[key]
         sign = "at most" if limit.below else "at least"
         lines += [
-            f"### {title(key)}: {CLAIMS[key]}",
+            f"### {title(key)}: {one['claim']}",
             "",
             f"`{limit.measure}`, {sign} {limit.threshold:g}.",
             "",
             "| level, setting | run | M | value | 95 % interval | at the start | "
             "control | |",
             "|---|---|---|---|---|---|---|---|",
-            *map(row, mine),
+            *map(row, one["findings"]),
             "",
         ]
     return lines

@@ -2,6 +2,7 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from numpy.testing import assert_allclose
 from bspec_jax.errors import UserError
 from experiments.report import report
 from experiments.report_findings import Finding, findings, of_generator, verdict
-from experiments.report_runs import load, read
+from experiments.report_runs import Run, load, read
 
 RUNS = ROOT / "docs" / "runs"
 
@@ -127,6 +128,55 @@ def written(tmp_path_factory):
     runs = (toy, RUNS / "faces_segmentation", damaged, unfinished, folder)
     report((*runs, RUNS / "faces_gaussian"), folder / "out")
     return folder / "out"
+
+
+def measured_run(experiment, results):
+    return Run(Path("a_run"), experiment, results, {})
+
+
+def test_a_classifier_s_hessian_is_one_network_s():
+    def stage(step, ratio, shares):
+        return {
+            "step": step,
+            "offdiagonal_ratio": ratio,
+            "control_ratio": 2.5,
+            "ratio_to_control": ratio / 2.5,
+            "factors": {"thresholds": [1e-3, 1e-2, 1e-1], **shares},
+        }
+
+    start = {"distributive": [0.0, 0.1, 0.2], "collaborative": [0.0, 0.3, 0.4]}
+    end = {"distributive": [0.1, 0.45, 0.6], "collaborative": [0.1, 0.2, 0.9]}
+    stages = [stage(0, 0.25, start), stage(100, 0.5, end)]
+    results = {
+        "config": {"checkpoint": "somewhere"},
+        "branches": 16,
+        "examples": 128,
+        "tasks": {"classify": {"clamp": "hard", "stages": stages}},
+    }
+    seventh, eighth = findings(measured_run("hessian", results))
+    assert seventh.setting == "one network, hard clamp, 128 images"
+    assert (seventh.observation, seventh.level) == (7, "classifier")
+    assert_allclose(seventh.record["value"], 0.2)
+    assert_allclose(seventh.record["initial"], 0.1)
+    assert eighth.observation == "section8"
+    assert_allclose(eighth.record["value"], 0.25)
+    assert_allclose(eighth.record["initial"], -0.2)
+    for one in (seventh, eighth):
+        assert one.record["interval"] == [None, None]
+        assert one.record["holds"] is None
+    del stages[0]  # without its start nothing can be compared
+    assert findings(measured_run("hessian", results)) == []
+
+
+def test_a_classifier_s_observations_are_its_sweep_s():
+    record = {"holds": False, "value": 0.9}
+    results = {
+        "config": {"dataset": "fashion_mnist"},
+        "sweep": {"repeats": 3},
+        "observations": {"2": record},
+    }
+    (found,) = findings(measured_run("classify", results))
+    assert found == Finding(2, "classifier", "fashion_mnist x 3", "a_run", record)
 
 
 def test_what_is_missing_or_damaged_is_named(written):
