@@ -155,9 +155,6 @@ def repeat(init, trials, **values):
 
 widgets.interactive(repeat, **controls(), trials=widgets.fixed(1000))
 
-# %%
-repeat(**START, trials=1000)
-
 # %% [markdown]
 # ## Against M
 #
