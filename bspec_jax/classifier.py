@@ -1,8 +1,7 @@
 """Branched image classifiers: building, evaluating, describing and loading them.
 
     trained = classifier.load(Path("runs/classify/..."))
-    v = classifier.predict(trained.network, trained.params, trained.batch_stats,
-                           images, trained.pixels)         # bytes to [M, N, C]
+    v = trained.responses(images)                           # bytes to [M, N, C]
 
 `classifier_training` trains them.
 """
@@ -118,6 +117,13 @@ class Classifier(NamedTuple):
     pixels: Pixels
     description: dict  # branches, widths, classes, image_shape, clamp, dataset ...
     step: int
+
+    def responses(
+        self, images: UInt8[np.ndarray, "N H W channels"]
+    ) -> Float[np.ndarray, "M N C"]:
+        """Of its branches, in evaluation mode; their sum over M is f."""
+        model = self.params, self.batch_stats
+        return predict(self.network, *model, images, self.pixels)
 
 
 def describe(

@@ -57,10 +57,13 @@ def read_json(path: Path, what: str) -> dict:
     return data
 
 
-def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def save_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False
+) -> None:
     """Writes named arrays as .npz, whole or not at all."""
     partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **arrays)
+    save = np.savez_compressed if compressed else np.savez
+    save(partial, **arrays)
     partial.replace(path)
 
 

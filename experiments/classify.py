@@ -45,6 +45,7 @@ DATA_FLAGS = (
     "validation_examples",
     "test_examples",
 )
+EXAMPLES = "examples.npz"  # of a run: the test images and their labels
 LEARNING_RATES = {"sgd": 0.005, "adamw": 0.001}
 WIDTHS_HELP = f"one of {', '.join(WIDTHS)}, or four integers"
 
@@ -312,8 +313,8 @@ def measure(config: Config, dataset: data.Dataset) -> dict:
     """All that results.json holds."""
     labels, num_classes = dataset.test.labels, len(dataset.class_names)
     responses = load_responses(config, len(labels), num_classes)
-    path = predictions_path(config.workdir, "examples")
-    files.save_arrays(path, {"images": dataset.test.images, "labels": labels})
+    shown = {"images": dataset.test.images, "labels": labels}
+    files.save_arrays(config.workdir / EXAMPLES, shown, compressed=True)
     active = np.asarray(active_branches(responses[classifier.MAIN].trained))
     return {
         "classes": dataset.class_names,
@@ -398,9 +399,13 @@ def check_selection(config: Config, num_branches: int, labels: np.ndarray) -> No
 
 def load_examples(config: Config) -> dict:
     """Test images, labels and the main network's confidence in them."""
-    paths = (predictions_path(config.workdir, n) for n in ("examples", classifier.MAIN))
-    examples = files.load_arrays(next(paths), {"images": None, "labels": None})
-    v = files.load_arrays(next(paths), {"trained": None})["trained"]
+    path = config.workdir / EXAMPLES
+    examples = files.load_arrays(path, {"images": None, "labels": None})
+    path = predictions_path(config.workdir, classifier.MAIN)
+    if path.exists():
+        v = files.load_arrays(path, {"trained": None})["trained"]
+    else:  # a run that was kept has the network alone
+        v = classifier.load(config.workdir).responses(examples["images"])
     confidence = contributions.confidence(v, examples["labels"])
     return {**examples, "confidence": confidence}
 

@@ -1,6 +1,7 @@
 """Copies a finished run without what only served to train it.
 
     python -m experiments.keep RUN docs/runs/NAME
+    python -m experiments.keep RUN docs/runs/NAME --networks main
 
 The copy has the flags, results, figures and networks (parameters alone, of the last
 step), so that figures can be drawn again and the networks used: a small part of the
@@ -18,7 +19,8 @@ from bspec_jax.errors import UserError, in_one_line
 from bspec_jax.run import load_results
 
 NAME = "python -m experiments.keep"
-SCRATCH = ("checkpoints", "samples")  # folders of a run
+# Folders of a run: the networks give the predictions again.
+SCRATCH = ("checkpoints", "samples", "predictions")
 # Orbax's note of the folder that a step was first written to; nothing reads it here.
 NOTE = "commit_success.txt"
 
@@ -26,20 +28,29 @@ NOTE = "commit_success.txt"
 def keep(
     run: Annotated[Path, tyro.conf.Positional],
     into: Annotated[Path, tyro.conf.Positional],
+    networks: tuple[str, ...] | None = None,
 ) -> None:
     """Copies a finished run without what only served to train it.
 
     Args:
       run: its folder.
       into: the folder to make.
+      networks: the folders of checkpoints/ to take; none after the flag for results
+        and figures alone. Default: all.
     """
     load_results(run)
     if into.exists():
         raise UserError(f"{into} exists already; choose another folder")
+    folders = {path.name: path for path in sorted((run / "checkpoints").glob("*/"))}
+    for name in networks or ():
+        if name not in folders:
+            has = ", ".join(folders) or "none"
+            raise UserError(f"{run} has no network {name}; it has {has}")
     shutil.copytree(run, into, ignore=shutil.ignore_patterns(*SCRATCH))
-    for folder in sorted((run / "checkpoints").glob("*/")):
+    for name in folders if networks is None else networks:
+        folder = folders[name]
         last = checkpoints.steps(folder)[-1]
-        to = into / "checkpoints" / folder.name
+        to = into / "checkpoints" / name
         shutil.copytree(
             folder / f"{last}" / "model",
             to / f"{last}" / "model",

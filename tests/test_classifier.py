@@ -92,9 +92,7 @@ def test_a_loaded_classifier_answers_as_the_saved_one(saved):
     assert (loaded.step, loaded.network.num_branches) == (5, 2)
     assert loaded.description["classes"] == ["a", "b", "c", "d"]
     assert loaded.description["clamp"] == "tanh"
-    model = loaded.params, loaded.batch_stats
-    again = classifier.predict(loaded.network, *model, images, loaded.pixels)
-    assert_array_equal(again, v)
+    assert_array_equal(loaded.responses(images), v)
 
 
 def test_a_checkpoint_of_another_kind(saved, tmp_path):

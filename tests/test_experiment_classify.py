@@ -15,10 +15,12 @@ from test_data import write_idx
 from bspec_jax import checkpoints, classifier, contributions, data, run
 from bspec_jax.data import fashion_mnist
 from bspec_jax.data.augmentation import normalise
+from bspec_jax.errors import UserError
 from bspec_jax.losses import classification_loss
 from bspec_jax.models.resnet import WIDTHS
 from experiments import classify as experiment
 from experiments import hessian_checkpoint
+from experiments.keep import keep
 
 FIGURES = {
     "fig05_active",
@@ -71,6 +73,13 @@ def finished(shared, images):
     workdir = shared / "run"
     out, _ = finish(start("classify", *flags_for(images, workdir)))
     return workdir, json.loads((workdir / "results.json").read_text()), out
+
+
+@pytest.fixture(scope="module")
+def kept(finished, shared):
+    folder = shared / "kept"
+    keep(finished[0], folder, networks=("main",))
+    return folder
 
 
 def responses(workdir, name="main"):
@@ -150,8 +159,7 @@ def test_the_pruned_network_is_the_sum_of_the_active_branches(finished, images):
     workdir, results, _ = finished
     shown = data.load("fashion_mnist", images, validation_examples=60).test.images
     pruned = classifier.load(workdir / "checkpoints" / "pruned")
-    model = pruned.params, pruned.batch_stats
-    v = classifier.predict(pruned.network, *model, shown, pruned.pixels)
+    v = pruned.responses(shown)
     trained, _ = responses(workdir)
     norms = np.linalg.norm(trained.reshape(3, -1), axis=1)
     active = norms >= 0.1 * norms.max()
@@ -160,17 +168,16 @@ def test_the_pruned_network_is_the_sum_of_the_active_branches(finished, images):
     assert results["pruned"]["parameters_before"] == 3 * 2128 - 3 * 18 * 2  # grey
 
 
-def test_figures_are_drawn_and_drawn_again(finished, shared):
+def test_figures_are_drawn_and_drawn_again(finished, kept):
     workdir, _, _ = finished
     figures = workdir / "figures"
     assert {path.stem for path in figures.iterdir()} == FIGURES
     before = {path: path.read_bytes() for path in figures.iterdir()}
-    for path in before:
-        path.unlink()
-    again = start("classify", "--workdir", workdir, "--figures-only")
+    shutil.rmtree(kept / "figures")  # of the network, without saved responses
+    finish(start("classify", "--workdir", kept, "--figures-only"))
+    again = {workdir / p.relative_to(kept): p for p in kept.glob("figures/*")}
+    assert {path: again[path].read_bytes() for path in again} == before
     chosen = [*("--figure-branches", 2), *("--figure-classes", 5, 1)]
-    finish(again)
-    assert {path: path.read_bytes() for path in figures.iterdir()} == before
     finish(start("classify", "--workdir", workdir, "--figures-only", *chosen))
     changed = {p.stem for p, old in before.items() if p.read_bytes() != old}
     assert changed == {"fig08_confident", "fig16_confident"}
@@ -178,6 +185,20 @@ def test_figures_are_drawn_and_drawn_again(finished, shared):
     _, err = finish(start("classify", *bad), 2)
     assert err.count("\n") == 1
     assert "--figure-branches must be below 3" in err
+
+
+def test_only_some_networks_are_kept(finished, kept, shared):
+    workdir, _, _ = finished
+    assert [path.name for path in (kept / "checkpoints").iterdir()] == ["main"]
+    assert not (kept / "predictions").exists()
+    bare = shared / "bare"
+    keep(workdir, bare, networks=())
+    names = {path.name for path in workdir.iterdir()}
+    expected = names - {"checkpoints", "predictions"}
+    assert {path.name for path in bare.iterdir()} == expected
+    with pytest.raises(UserError, match="has no network mine; it has branches_2, cont"):
+        keep(workdir, shared / "never", networks=("mine",))
+    assert not (shared / "never").exists()
 
 
 def test_a_killed_run_resumes_bit_for_bit(finished, shared, images):
