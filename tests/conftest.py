@@ -9,7 +9,9 @@ if COMPILED not in os.environ:
     compiled = tempfile.TemporaryDirectory(prefix="bspec_jax-compiled-")
     atexit.register(compiled.cleanup)
     os.environ[COMPILED] = compiled.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Most tests compile a lot and compute little; `optimised` is for the others.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import jax  # noqa: E402
 import matplotlib as mpl  # noqa: E402
@@ -19,11 +21,13 @@ mpl.use("agg")
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
-    """For tests that compile a lot and compute little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def optimised():
+    """For tests that compute a lot, here and in the processes that they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture
@@ -32,3 +36,9 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+def pytest_collection_modifyitems(items):
+    """The files of whole runs first: the short ones fill up what the workers have."""
+    whole = ("test_experiment", "test_colabs")
+    items.sort(key=lambda item: not item.path.name.startswith(whole))

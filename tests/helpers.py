@@ -1,7 +1,6 @@
 """How the tests of the experiments start them and read what they leave."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -18,17 +17,11 @@ def command(experiment, *flags):
     return [sys.executable, "-m", f"experiments.{experiment}", *map(str, flags)]
 
 
-def start(experiment, *flags, optimised=False):
-    """Starts the command, which compiles fast and computes slowly.
-
-    `optimised` is for what computes much, or compiles what another test did before.
-    """
-    fast = {} if optimised else {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    environment = os.environ | fast
+def start(experiment, *flags):
+    """Starts the command."""
     return subprocess.Popen(
         command(experiment, *flags),
         cwd=ROOT,
-        env=environment,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

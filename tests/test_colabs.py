@@ -7,6 +7,8 @@ from helpers import ROOT
 sys.path.insert(0, str(ROOT / "colabs"))
 import build
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 NAMES = [script.stem for script in build.scripts()]
 
 

@@ -10,6 +10,8 @@ from scipy import stats
 from bspec_jax import files, run, sweeps
 from experiments import hessian
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 TINY = {"branches": (6, 2), "trials": 30, "at_steps": (10, 200), "steps": 3000}
 
 

@@ -15,6 +15,8 @@ from experiments import segment as experiment
 from experiments.class_transfer_data import balanced
 from experiments.segment_analysis import score
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 RUN = ROOT / "docs" / "runs" / "faces_diffusion"
 FEW = ("--choose-examples", 1, "--test-examples", 6, "--largest", 1)
 BY_HAND = ("--surface-components", 3, 8, "--image-components", 6, "--dark")
@@ -29,7 +31,7 @@ def shared(tmp_path_factory):
 def finished(shared):
     workdir = shared / "run"
     flags = ("--checkpoint", RUN, "--workdir", workdir, *FEW, *BY_HAND)
-    out, _ = finish(start("segment", *flags, optimised=True))
+    out, _ = finish(start("segment", *flags))
     return workdir, json.loads((workdir / "results.json").read_text()), out
 
 
@@ -98,7 +100,7 @@ def test_the_same_seed_gives_the_same_results(finished, shared):
     workdir, _, _ = finished
     again = shared / "again"
     flags = ("--checkpoint", RUN, "--workdir", again, *FEW, *BY_HAND)
-    finish(start("segment", *flags, optimised=True))
+    finish(start("segment", *flags))
     assert without_timing(again) == without_timing(workdir)
 
 
@@ -123,7 +125,6 @@ def test_your_own_images(shared, truth):
             "segment",
             *("--checkpoint", RUN / "checkpoints" / "generator", "--images", folder),
             *("--workdir", workdir, *BY_HAND),
-            optimised=True,
         )
     )
     assert "tom.png: 80 x 80, resized to 64 x 64" in out

@@ -14,6 +14,8 @@ from helpers import ROOT, command, refuse, stop_training_at, without_timing
 from bspec_jax import files, run
 from experiments import toy
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 TINY = {
     "branches": (10, 2, 3),
     "trials": 40,

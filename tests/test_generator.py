@@ -13,8 +13,6 @@ from bspec_jax.models.stargan import PRESETS, Generator
 
 M, CLASSES = 2, ("a", "b", "c")
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def about(residual, **more):
     options = {"sigma": 1.5, "diffusion_step": 0.3, "precision": "float32"} | more

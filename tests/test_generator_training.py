@@ -16,8 +16,6 @@ from bspec_jax.models.stargan import Discriminator
 CLASSES = ("a", "b", "c")
 PLAIN = gt.Recipe(learning_rate=1e-3, batch_size=4, r1_weight=0.5, flip=False, crop=0.0)
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 MODEL = generator.build(
     generator.describe(

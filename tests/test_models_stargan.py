@@ -8,8 +8,6 @@ from bspec_jax.models import stargan
 from bspec_jax.models.diffusion import Velocity
 from bspec_jax.models.stargan import AdaIN, Block, Discriminator, Generator
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def count(module, size, channels=3):
     x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)

@@ -7,6 +7,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from bspec_jax import sweeps, toy
 from bspec_jax.specialization import measure
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 KEY = jax.random.key(7)
 
 
