@@ -1,4 +1,4 @@
-"""The generators in docs/runs, which the pages show, give what their runs say."""
+"""The networks in docs/runs, which the pages show, give what their runs say."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from bspec_jax import generator
+from bspec_jax import classifier, contributions, generator
 from experiments import recogniser
 
 KEPT = Path(__file__).parent.parent / "docs" / "runs"
@@ -29,7 +29,20 @@ def test_pictures_and_classes_are_those_of_the_networks(workdir):
         assert_allclose(found, shown[name], atol=0.05, err_msg=name)
         assert np.abs(found - shown[name]).mean() < 2e-3
     results = json.loads((workdir / "results.json").read_text())
-    classifier = recogniser.load(workdir / "checkpoints")
-    right = (classifier.recognise(x) == labels).mean()
+    recognise = recogniser.load(workdir / "checkpoints").recognise
+    right = (recognise(x) == labels).mean()
     assert right >= results["recogniser_accuracy"] - 0.2  # of nine images
     assert results["config"]["iterations"] == trained.step
+
+
+def test_the_classifier_is_as_accurate_as_its_run_says():
+    workdir = KEPT / "classify"
+    results = json.loads((workdir / "results.json").read_text())
+    with np.load(workdir / "examples.npz") as examples:
+        images, labels = examples["images"][:1000], examples["labels"][:1000]
+    v = classifier.load(workdir).responses(images)
+    found = contributions.accuracy(v.sum(0), labels)
+    # Of a tenth of the images: three standard errors.
+    assert_allclose(found, results["test_accuracy"], atol=0.03)
+    alone = [contributions.accuracy(one, labels) for one in v]
+    assert_allclose(alone, results["ablation"]["alone"], atol=0.05)
