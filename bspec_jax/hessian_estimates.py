@@ -119,7 +119,8 @@ def lanczos_spectra(
     """Ritz values of each branch's own block H_kk, ascending.
 
     The outermost are close to the extreme eigenvalues; after P products all are
-    eigenvalues. See `lanczos`.
+    eigenvalues. Where a block has fewer, as at a low rank, NaN follow them: take the
+    largest by `nanmax`. See `lanczos`.
 
     Cost: `num_products` products with the Hessian, each for all branches at once.
 

@@ -155,7 +155,7 @@ print("equal to the dense Hessian")
 # ## Where a branch is too large
 #
 # Block norms from random products, with their standard error, and the spectrum of every
-# branch's own block by Lanczos.
+# branch's own block by Lanczos (NaN where a block of low rank has no more values).
 
 # %%
 estimate = estimate_block_norms(respond, loss, trained, x, y, key, probes=64)
@@ -164,7 +164,8 @@ beyond = jnp.abs(estimate.norms - exact) / estimate.standard_error
 print(f"largest deviation: {float(beyond.max()):.1f} standard errors of {M * M} blocks")
 
 spectra = lanczos_spectra(respond, loss, trained, x, y, key, num_products=20)
+largest = np.nanmax(spectra, axis=1)
 own = [np.linalg.eigvalsh(np.asarray(h[k, :, k, :]))[-1] for k in range(M)]
 for k in range(M):
-    print(f"branch {k}: largest eigenvalue {spectra[k, -1]:.3f} (exact {own[k]:.3f})")
-np.testing.assert_allclose(spectra[:, -1], own, rtol=1e-3)
+    print(f"branch {k}: largest eigenvalue {largest[k]:.3f} (exact {own[k]:.3f})")
+np.testing.assert_allclose(largest, own, rtol=1e-3)

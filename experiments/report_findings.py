@@ -45,7 +45,14 @@ def findings(run: Run) -> list[Finding]:
         Finding(_number(key), level, setting, run.name, to_json(record))
         for level, setting, observations in SAID_BY.get(run.experiment, _nothing)(run)
         for key, record in observations.items()
+        if not _of_one_size(record)
     ]
+
+
+def _of_one_size(record):
+    """Whether this is growth with M in a run that has one M only."""
+    branches = record.get("branches")
+    return isinstance(branches, list) and len(set(branches)) == 1
 
 
 def _nothing(run):
@@ -81,10 +88,8 @@ def _hessian_of_classifier(run):
             observations = evaluate_hessian(
                 [results["branches"]], stages[-1], stages[0]
             )
-            setting = (
-                f"one network, {found['clamp']} clamp, {results['examples']} images"
-            )
-            yield "classifier", setting, observations
+            clamp = found["clamp"].replace("none", "no")
+            yield "classifier", f"{clamp} clamp x 1", observations
 
 
 def _stage_means(stage):
@@ -180,7 +185,7 @@ def verdict(number: int | str, found: Sequence[Finding]) -> Verdict:
     }
     undecided = f"; undecided: {_listed(where[None])}" if where[None] else ""
     if where[True] and not where[False] and not where[None]:
-        return Verdict("holds", _listed(where[True]))
+        return Verdict("holds", f"in {_listed(where[True])}")
     if where[True]:
         but = f"; not: {_listed(where[False])}" if where[False] else ""
         return Verdict(
@@ -192,7 +197,8 @@ def verdict(number: int | str, found: Sequence[Finding]) -> Verdict:
 
 
 def conclusions(found: Sequence[Finding]) -> dict[int | str, dict]:
-    """What is said of each observation, and the findings behind it."""
+    """What is said of each observation, and the findings behind it, by level."""
+    found = sorted(found, key=lambda one: LEVELS.index(one.level))
     said = {}
     for key in ORDER:
         text, why = verdict(key, found)

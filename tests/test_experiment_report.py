@@ -11,7 +11,13 @@ from numpy.testing import assert_allclose
 
 from bspec_jax.errors import UserError
 from experiments.report import report
-from experiments.report_findings import Finding, findings, of_generator, verdict
+from experiments.report_findings import (
+    Finding,
+    conclusions,
+    findings,
+    of_generator,
+    verdict,
+)
 from experiments.report_runs import Run, load, read
 
 RUNS = ROOT / "docs" / "runs"
@@ -150,11 +156,10 @@ def test_a_classifier_s_hessian_is_one_network_s():
     results = {
         "config": {"checkpoint": "somewhere"},
         "branches": 16,
-        "examples": 128,
-        "tasks": {"classify": {"clamp": "hard", "stages": stages}},
+        "tasks": {"classify": {"clamp": "none", "stages": stages}},
     }
     seventh, eighth = findings(measured_run("hessian", results))
-    assert seventh.setting == "one network, hard clamp, 128 images"
+    assert seventh.setting == "no clamp x 1"
     assert (seventh.observation, seventh.level) == (7, "classifier")
     assert_allclose(seventh.record["value"], 0.2)
     assert_allclose(seventh.record["initial"], 0.1)
@@ -169,14 +174,24 @@ def test_a_classifier_s_hessian_is_one_network_s():
 
 
 def test_a_classifier_s_observations_are_its_sweep_s():
-    record = {"holds": False, "value": 0.9}
+    record = {"holds": False, "value": 0.9, "branches": [8, 32]}
     results = {
         "config": {"dataset": "fashion_mnist"},
         "sweep": {"repeats": 3},
-        "observations": {"2": record},
+        "observations": {"6": record, "5": {"holds": None, "branches": 8}},
     }
-    (found,) = findings(measured_run("classify", results))
-    assert found == Finding(2, "classifier", "fashion_mnist x 3", "a_run", record)
+    growth, other = findings(measured_run("classify", results))
+    assert growth == Finding(6, "classifier", "fashion_mnist x 3", "a_run", record)
+    assert other.observation == 5
+    record["branches"] = [8, 8]  # of one M there is no growth
+    assert findings(measured_run("classify", results)) == [other]
+
+
+def test_findings_come_by_level():
+    levels = "generator", "toy", "classifier"
+    said = conclusions([finding(1, True, level) for level in levels])
+    found = [one.level for one in said[1]["findings"]]
+    assert found == ["toy", "classifier", "generator"]
 
 
 def test_what_is_missing_or_damaged_is_named(written):

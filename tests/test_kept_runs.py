@@ -12,6 +12,7 @@ from experiments import recogniser
 
 KEPT = Path(__file__).parent.parent / "docs" / "runs"
 RUNS = sorted(path.parent for path in KEPT.glob("*/decompositions.npz"))
+MOST_BYTES = 6e6  # of the networks of a run
 
 
 @pytest.mark.parametrize("workdir", RUNS, ids=lambda path: path.name)
@@ -46,3 +47,14 @@ def test_the_classifier_is_as_accurate_as_its_run_says():
     assert_allclose(found, results["test_accuracy"], atol=0.03)
     alone = [contributions.accuracy(one, labels) for one in v]
     assert_allclose(alone, results["ablation"]["alone"], atol=0.05)
+
+
+@pytest.mark.parametrize("workdir", sorted(KEPT.iterdir()), ids=lambda path: path.name)
+def test_networks_are_small_and_commands_without_paths_of_a_machine(workdir):
+    files = [path for path in workdir.rglob("*") if path.is_file()]
+    networks = [path for path in files if "checkpoints" in path.parts]
+    assert sum(path.stat().st_size for path in networks) <= MOST_BYTES
+    assert not [path for path in files if "training" in path.parts]
+    environment = json.loads((workdir / "environment.json").read_text())
+    paths = [Path(word) for word in environment["command"]]
+    assert not [path for path in paths if path.is_absolute()]
