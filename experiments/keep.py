@@ -28,15 +28,17 @@ NOTE = "commit_success.txt"
 def keep(
     run: Annotated[Path, tyro.conf.Positional],
     into: Annotated[Path, tyro.conf.Positional],
-    networks: tuple[str, ...] | None = None,
+    networks: Annotated[
+        tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]")
+    ] = None,
 ) -> None:
     """Copies a finished run without what only served to train it.
 
     Args:
       run: its folder.
       into: the folder to make.
-      networks: the folders of checkpoints/ to take; none after the flag for results
-        and figures alone. Default: all.
+      networks: those of checkpoints/ to take, all without this flag; with no name
+        after it, results and figures alone.
     """
     load_results(run)
     if into.exists():
