@@ -21,6 +21,7 @@ from experiments.report_findings import (
 from experiments.report_runs import Run, load, read
 
 RUNS = ROOT / "docs" / "runs"
+KEPT_REPORT = ROOT / "docs" / "report_of_runs"
 
 
 def finding(observation, holds, level="toy", setting="a"):
@@ -247,6 +248,23 @@ def test_runs_are_read_in_the_order_of_the_experiments(tmp_path):
     assert complaints == []
     assert [one.observation for one in findings(runs[0])] == [1]
     assert findings(read(RUNS / "shoes_gaussian")) == []  # has no parts
+
+
+def test_the_report_that_is_kept_is_that_of_the_runs_that_are_kept(tmp_path):
+    """If not, make it again as CONTRIBUTING says."""
+    report(tuple(sorted(RUNS.iterdir())), tmp_path / "out")
+    made, kept = (
+        {str(path.relative_to(folder)) for path in folder.rglob("*")}
+        for folder in (tmp_path / "out", KEPT_REPORT)
+    )
+    assert made == kept
+    pages = ((at / "report.md").read_text() for at in (tmp_path / "out", KEPT_REPORT))
+    assert next(pages) == next(pages)
+    saved = json.loads((KEPT_REPORT / "report.json").read_text())
+    assert saved["left_out"] == []
+    verdicts = {one["verdict"] for one in saved["observations"].values()}
+    assert "not measured" not in verdicts
+    assert "## Missing" not in (KEPT_REPORT / "report.md").read_text()
 
 
 def test_nothing_is_overwritten_and_names_are_distinct(written, tmp_path):
