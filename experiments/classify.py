@@ -399,11 +399,11 @@ def check_selection(config: Config, num_branches: int, labels: np.ndarray) -> No
 
 def load_examples(config: Config) -> dict:
     """Test images, labels and the main network's confidence in them."""
-    path = config.workdir / EXAMPLES
-    examples = files.load_arrays(path, {"images": None, "labels": None})
-    path = predictions_path(config.workdir, classifier.MAIN)
-    if path.exists():
-        v = files.load_arrays(path, {"trained": None})["trained"]
+    like = {"images": None, "labels": None}
+    examples = files.load_arrays(config.workdir / EXAMPLES, like)
+    saved = predictions_path(config.workdir, classifier.MAIN)
+    if saved.exists():
+        v = files.load_arrays(saved, {"trained": None})["trained"]
     else:  # a run that was kept has the network alone
         v = classifier.load(config.workdir).responses(examples["images"])
     confidence = contributions.confidence(v, examples["labels"])

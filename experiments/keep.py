@@ -19,7 +19,7 @@ from bspec_jax.errors import UserError, in_one_line
 from bspec_jax.run import load_results
 
 NAME = "python -m experiments.keep"
-# Folders of a run: the networks give the predictions again.
+# Folders of a run that serve the training, or that its networks give again.
 SCRATCH = ("checkpoints", "samples", "predictions")
 # Orbax's note of the folder that a step was first written to; nothing reads it here.
 NOTE = "commit_success.txt"
