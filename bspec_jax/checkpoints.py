@@ -118,7 +118,12 @@ def _manager(folder: Path) -> ocp.CheckpointManager:
 def _stray_errors_ignored() -> Iterator[None]:
     """Where a read fails, Orbax drops the others, whose errors Python would print."""
     hook = sys.unraisablehook
-    sys.unraisablehook = lambda _: None
+
+    def ignore(caught):
+        if issubclass(caught.exc_type, KeyboardInterrupt):  # see run.command_line
+            hook(caught)
+
+    sys.unraisablehook = ignore
     try:
         yield
     finally:

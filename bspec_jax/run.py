@@ -112,7 +112,7 @@ def command_line(
     program = f"python -m experiments.{name}"
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with in_one_line(program):
+        with in_one_line(program), _no_lost_interrupt(program):
             config = tyro.cli(
                 config_class,
                 prog=program,
@@ -122,10 +122,35 @@ def command_line(
             config.check()
             main(config)
     except KeyboardInterrupt:
-        sys.stdout.flush()
-        print(f"\n{program}: stopped", file=sys.stderr, flush=True)
-        # Not sys.exit: tearing down while XLA's threads still compute may crash.
-        os._exit(130)
+        _stop(program)
+
+
+def _stop(program: str) -> None:
+    """Ends the process as Ctrl-C should."""
+    sys.stdout.flush()
+    print(f"\n{program}: stopped", file=sys.stderr, flush=True)
+    # Not sys.exit: tearing down while XLA's threads still compute may crash.
+    os._exit(130)
+
+
+@contextmanager
+def _no_lost_interrupt(program: str) -> Iterator[None]:
+    """Ctrl-C stops the program in a callback of the garbage collector, too.
+
+    JAX has one, and Python would report what is raised there and go on.
+    """
+    report = sys.unraisablehook
+
+    def stop_or_report(caught):
+        if issubclass(caught.exc_type, KeyboardInterrupt):
+            _stop(program)
+        report(caught)
+
+    sys.unraisablehook = stop_or_report
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report
 
 
 def start(config: RunConfig, name: str) -> Path:

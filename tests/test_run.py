@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,6 +166,27 @@ def test_command_line_turns_flags_into_the_config(monkeypatch):
     monkeypatch.setattr("sys.argv", argv)
     run.command_line(Config, got.append, "thing", "A thing.")
     assert got == [Config(seed=3, size=7, rates=(0.5, 0.25))]
+
+
+def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_not_lost():
+    script = """
+import gc, signal, sys
+from bspec_jax import run
+
+def main(config):
+    gc.callbacks.append(lambda *_: signal.raise_signal(signal.SIGINT))
+    gc.collect()
+    print("went on")
+
+sys.argv = ["thing"]
+run.command_line(run.RunConfig, main, "thing", "A thing.")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True
+    )
+    assert ended.returncode == 130
+    assert ended.stdout == ""
+    assert ended.stderr == "\npython -m experiments.thing: stopped\n"
 
 
 @dataclasses.dataclass(frozen=True)
