@@ -75,8 +75,9 @@ def page(
             "in a setting when the 95 % interval of its measure lies beyond the "
             "threshold and beyond the control; it does *not hold* when the interval "
             "lies wholly on the other side of either, and is *undecided* otherwise, as "
-            "it is wherever a single network was trained. Each setting ends with the "
-            "number of networks, as in x 1000.",
+            "where the interval, or the control that it is held against, is missing. A "
+            "single network has no interval, but of a share of networks (observation "
+            "4). Each setting ends with the number of networks, as in x 1000.",
             "",
             *missing(runs, complaints),
             "## The observations",
