@@ -22,7 +22,8 @@ from pathlib import Path
 
 REPOSITORY = ""  # the address of your copy of the project, such as https://...
 above = (Path.cwd(), *Path.cwd().parents)
-ROOT = next((p for p in above if (p / "colabs").is_dir()), Path("bspec_jax_checkout"))
+fetched = Path.cwd() / "bspec_jax_checkout"
+ROOT = next((p for p in above if (p / "colabs").is_dir()), fetched)
 if importlib.util.find_spec("bspec_jax") is None:
     if not ROOT.exists():
         assert REPOSITORY, "set REPOSITORY, or run this in a checkout"

@@ -1,3 +1,5 @@
+import importlib.util
+import subprocess
 import sys
 
 import nbformat
@@ -54,3 +56,26 @@ def test_notebooks_start_with_the_same_installation(name):
     other = next(cell for cell in kept(NAMES[0]).cells if cell.cell_type == "code")
     assert first.source == other.source
     assert "REPOSITORY" in first.source
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_installation_fetches_and_installs_where_there_is_none(
+    inside, tmp_path, monkeypatch
+):
+    """In a checkout only the latter; pip takes a bare name for a package's."""
+    calls = []
+
+    def run(command, check):
+        calls.append([str(part) for part in command])
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.chdir(ROOT / "docs" if inside else tmp_path)
+    first = next(cell for cell in kept(NAMES[0]).cells if cell.cell_type == "code")
+    assert 'REPOSITORY = ""' in first.source
+    address = "https://example.org/bspec_jax"
+    exec(first.source.replace('REPOSITORY = ""', f"REPOSITORY = {address!r}"), {})  # noqa: S102
+    folder = str(ROOT if inside else tmp_path / "bspec_jax_checkout")
+    fetch = ["git", "clone", "-q", address, folder]
+    install = [sys.executable, "-m", "pip", "install", "-q", f"{folder}[colab]"]
+    assert calls == ([install] if inside else [fetch, install])
