@@ -74,7 +74,7 @@ def test_the_installation_fetches_and_installs_where_there_is_none(
     first = next(cell for cell in kept(NAMES[0]).cells if cell.cell_type == "code")
     assert 'REPOSITORY = ""' in first.source
     address = "https://example.org/bspec_jax"
-    exec(first.source.replace('REPOSITORY = ""', f"REPOSITORY = {address!r}"), {})  # noqa: S102
+    exec(first.source.replace('REPOSITORY = ""', f"REPOSITORY = {address!r}"), {})
     folder = str(ROOT if inside else tmp_path / "bspec_jax_checkout")
     fetch = ["git", "clone", "-q", address, folder]
     install = [sys.executable, "-m", "pip", "install", "-q", f"{folder}[colab]"]
