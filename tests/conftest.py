@@ -25,9 +25,15 @@ def optimised():
     """For tests that compute a lot, here and in the processes that they start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
-        jax.config.update("jax_disable_most_optimizations", False)
+        disable_optimizations(False)
         yield
-        jax.config.update("jax_disable_most_optimizations", True)
+        disable_optimizations(True)
+
+
+def disable_optimizations(disable):
+    """From here on; what JAX compiled before is forgotten, or order would matter."""
+    jax.config.update("jax_disable_most_optimizations", disable)
+    jax.clear_caches()
 
 
 @pytest.fixture
