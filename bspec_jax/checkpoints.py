@@ -74,7 +74,7 @@ def restore(folder: Path, step: int, **like: Any) -> list[Any]:
     )
 
 
-def find(path: Path, network: str) -> tuple[Path, int]:
+def find(path: Path | str, network: str) -> tuple[Path, int]:
     """The folder and the step that `path` means.
 
     Args:
@@ -84,6 +84,7 @@ def find(path: Path, network: str) -> tuple[Path, int]:
     Raises:
       UserError: if there is no checkpoint.
     """
+    path = Path(path)
     if path.name.isdigit() and (path.parent / DESCRIPTION).exists():
         return path.parent, int(path.name)
     folder = path if (path / DESCRIPTION).exists() else path / "checkpoints" / network

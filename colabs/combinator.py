@@ -197,7 +197,7 @@ for sequential in (False, True):
     memory = compiled.memory_analysis().temp_size_in_bytes / 2**20
     gradients[sequential] = compiled(params)
     print(f"sequential={sequential}: {memory:.1f} MiB of temporary memory")
-jax.tree.map(
+_ = jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-2),
     gradients[False],
     gradients[True],

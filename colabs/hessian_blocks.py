@@ -124,6 +124,10 @@ for name, params in (("start", start), ("trained", trained)):
     )
 
 # %% [markdown]
+# Here it is the collaborative one: the network fits its points, and dL/df vanishes with
+# the error, while most distributive factors stay. `docs/hessian.md` has the same of the
+# paper's toys.
+#
 # ## The Hessian, block by block
 #
 # `[M, P, M, P]`, exact. The control regroups the same parameters at random.
@@ -145,6 +149,9 @@ for ax, (name, params) in zip(
 plt.show()
 
 # %% [markdown]
+# Training does not make this Hessian block diagonal: relative to the diagonal blocks,
+# those of different branches grow to what parameters regrouped at random have.
+#
 # The same by `jax.hessian`, which needs M times as many products:
 
 # %%

@@ -20,7 +20,7 @@ from bspec_jax import figures, run
 from bspec_jax.errors import UserError, in_one_line
 from bspec_jax.files import write_json
 from experiments.report_findings import conclusions, findings
-from experiments.report_pages import page, to_html
+from experiments.report_pages import page, row, row_of_run, to_html
 from experiments.report_runs import Run, load
 
 NAME = "python -m experiments.report"
@@ -44,7 +44,7 @@ def report(
         raise UserError("name the folders of finished runs", status=2)
     if workdir.exists() and any(workdir.iterdir()):
         raise UserError(f"{workdir} is not empty; choose another --workdir")
-    loaded, complaints = load(runs)
+    loaded, complaints = load(runs, check)
     for complaint in complaints:
         print(f"left out: {complaint}")
     if not loaded:
@@ -69,6 +69,16 @@ def report(
     for key, one in said.items():
         print(f"{key} {one['claim']}: {one['verdict']}")
     print(f"report in {workdir}")
+
+
+def check(one: Run) -> None:
+    """Raises one of `report_runs.DAMAGE` where the report could not show a run."""
+    for finding in findings(one):
+        row(finding)
+    row_of_run(one)
+    for path in one.figures:
+        with Image.open(path) as image:
+            image.load()
 
 
 def collect(runs: list[Run], workdir: Path) -> dict[tuple[str, str], str]:

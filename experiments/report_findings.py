@@ -66,8 +66,17 @@ def _number(key):
 def _toys(run):
     for task, found in run.results["tasks"].items():
         if "observations" in found:  # a phase diagram has none
-            setting = f"{TASK_TITLES[task]} x {found['trials']}"
-            yield "toy", setting, found["observations"]
+            yield "toy", _toy(run, task, found), found["observations"]
+
+
+def _toy(run, task, found):
+    """The setting of a toy: what the toys' phase diagram varies, and the trials."""
+    c = run.results["config"]
+    return (
+        f"{TASK_TITLES[task]}, step {c['learning_rate']:g}, slope "
+        f"{c['negative_slope']:g}, {c['init']} init of scale {c['init_scale']:g}, "
+        f"x {found['trials']}"
+    )
 
 
 def _hessians(run):
@@ -75,8 +84,7 @@ def _hessians(run):
         yield from _hessian_of_classifier(run)
         return
     for task, found in run.results["tasks"].items():
-        setting = f"{TASK_TITLES[task]} x {found['trials']}"
-        yield "toy", setting, found["observations"]
+        yield "toy", _toy(run, task, found), found["observations"]
 
 
 def _hessian_of_classifier(run):
@@ -89,7 +97,8 @@ def _hessian_of_classifier(run):
                 [results["branches"]], stages[-1], stages[0]
             )
             clamp = found["clamp"].replace("none", "no")
-            yield "classifier", f"{clamp} clamp x 1", observations
+            setting = f"M = {results['branches']}, {clamp} clamp, x 1"
+            yield "classifier", setting, observations
 
 
 def _stage_means(stage):
@@ -111,7 +120,12 @@ def _stage_means(stage):
 
 def _classifier(run):
     sweep, config = run.results["sweep"], run.results["config"]
-    setting = f"{config['dataset']} x {sweep['repeats']}"
+    size = f"{config['image_size']} px" if config["image_size"] else "full size"
+    setting = (
+        f"{config['dataset']}, {size}, "
+        f"{config['train_examples'] or 'all'} images, {config['epochs']} epochs, "
+        f"M = {sweep['branches'][-1]}, x {sweep['repeats']}"
+    )
     yield "classifier", setting, run.results["observations"]
 
 
@@ -119,7 +133,8 @@ def _generator(run):
     if not run.results["part_scores"]:
         return  # observations need regions, which are the parts of the faces
     config = run.results["config"]
-    setting = f"{config['dataset']} with {config['residual']} R x 1"
+    kind = f"{config['dataset']} with {config['residual']} R"
+    setting = f"{kind}, M = {config['branches']}, x 1"
     yield "generator", setting, of_generator(run.results)
 
 
@@ -172,7 +187,7 @@ def verdict(number: int | str, found: Sequence[Finding]) -> Verdict:
     """`holds`, `holds under conditions`, `does not hold`, `undecided`, `not measured`.
 
     It holds where it does in every setting; under conditions where in some. It is
-    undecided where no setting is, for example if one network was trained in each.
+    undecided where no setting decides it.
     """
     if number == EVERY_LEVEL:
         return _at_every_level(found)
@@ -240,8 +255,8 @@ def _listed(found):
     settings = {}
     for one in found:
         settings.setdefault(one.level, []).append(one.setting)
-    return _grouped(settings)
+    return _grouped(settings, " and ")  # commas are within
 
 
-def _grouped(by_level):
-    return "; ".join(f"{level} ({', '.join(of)})" for level, of in by_level.items())
+def _grouped(by_level, between=", "):
+    return "; ".join(f"{level} ({between.join(of)})" for level, of in by_level.items())

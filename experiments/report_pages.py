@@ -42,6 +42,24 @@ CAPTIONS = {
     "fig20": "The same of the third class.",
     "fig21": "The steps of the segmentation.",
 }
+# Of several panels, where the paper's order is not that of their names.
+PANELS = (
+    "fig02_typical",
+    "fig02_rare_takeover",
+    "fig02_rare_shared",
+    "fig03_success",
+    "fig03_covariance",
+    "fig04_responses",
+    "fig04_active",
+)
+# What a verdict asks beside the threshold and the control, as in `observations`.
+ALSO = {
+    6: " Success must not fall beyond its interval. The control grows as M does: it is "
+    "shown, not compared.",
+    7: " The Hessian's ratio must also be below that at the start. The value is "
+    "relative to the control, whose own ratio is shown and not compared again.",
+    "section8": " It must be above: 0 does not count. There is no control.",
+}
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff;
        max-width: 62rem; margin: 0 auto; padding: 1rem; }
@@ -74,10 +92,11 @@ def page(
             "Measures and thresholds were fixed before any run. An observation *holds* "
             "in a setting when the 95 % interval of its measure lies beyond the "
             "threshold and beyond the control; it does *not hold* when the interval "
-            "lies wholly on the other side of either, and is *undecided* otherwise, as "
-            "where the interval, or the control that it is held against, is missing. A "
-            "single network has no interval, but of a share of networks (observation "
-            "4). Each setting ends with the number of networks, as in x 1000.",
+            "lies wholly on the other side of either. It is *undecided* where the "
+            "interval contains the threshold or overlaps with the control's, and "
+            "where the interval or that control is missing: a single network has no "
+            "interval, but of a share of networks (observation 4). Each setting ends "
+            "with the number of networks, as in x 1000.",
             "",
             *missing(runs, complaints),
             "## The observations",
@@ -111,10 +130,11 @@ def observations(said: Mapping[int | str, Mapping]) -> list[str]:
             continue
         limit = OBSERVATIONS[key]
         sign = "at most" if limit.below else "at least"
+        also = ALSO.get(key, "")
         lines += [
             f"### {title(key)}: {one['claim']}",
             "",
-            f"`{limit.measure}`, {sign} {limit.threshold:g}.",
+            f"`{limit.measure}`, {sign} {limit.threshold:g}.{also}",
             "",
             "| level, setting | run | M | value | 95 % interval | at the start | "
             "control | |",
@@ -157,16 +177,23 @@ def figures_of_paper(
     lines = ["## The paper's figures", ""]
     for prefix, caption in CAPTIONS.items():
         lines += [f"### Figure {int(prefix[3:])}", "", caption, ""]
-        shown = [
-            picture(run, path.stem, pictures)
+        found = [
+            (run, path.stem)
             for run in runs
             for path in run.figures
             if path.stem.startswith(prefix)
         ]
+        found.sort(key=lambda one: panel(one[1]))
+        shown = [picture(run, stem, pictures) for run, stem in found]
         if prefix == "fig01":
             shown = [f"![Figure 1]({pictures['', prefix]})"]
         lines += [*(shown or ["No run shows it."]), ""]
     return lines
+
+
+def panel(stem: str) -> tuple[int, str]:
+    """To sort the panels of a figure by."""
+    return PANELS.index(stem) if stem in PANELS else len(PANELS), stem
 
 
 def other_figures(
@@ -195,15 +222,18 @@ def table_of_runs(runs: Sequence[Run]) -> list[str]:
         "",
         "| run | experiment | minutes | device | commit | command |",
         "|---|---|---|---|---|---|",
-        *(
-            f"| `{run.name}` | {run.experiment} "
-            f"| {run.results['wall_seconds'] / 60:.1f} "
-            f"| {run.environment['cpus']} x {run.environment['device']} "
-            f"| {(run.environment['commit'] or '-')[:10]} | `{run.command}` |"
-            for run in runs
-        ),
+        *map(row_of_run, runs),
+        "",
+        "A command is one of the commit beside it (+changes: with files changed).",
         "",
     ]
+
+
+def row_of_run(run: Run) -> str:
+    minutes = f"{run.results['wall_seconds'] / 60:.1f}"
+    device = f"{run.environment['cpus']} x {run.environment['device']}"
+    cells = (f"`{run.name}`", run.experiment, minutes, device, run.commit)
+    return f"| {' | '.join(cells)} | `{run.command}` |"
 
 
 def to_html(markdown: str, folder: Path) -> str:

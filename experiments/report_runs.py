@@ -1,6 +1,7 @@
 """The finished runs that `experiments.report` gathers."""
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,16 @@ EXPERIMENTS = (
     "class_transfer",
     "segment",
     "applications",
+)
+# What reading files of another form than a run's raises; SyntaxError is Pillow's.
+DAMAGE = (
+    KeyError,
+    TypeError,
+    ValueError,
+    IndexError,
+    AttributeError,
+    OSError,
+    SyntaxError,
 )
 
 
@@ -36,17 +47,35 @@ class Run(NamedTuple):
 
     @property
     def command(self) -> str:
-        return " ".join(self.environment["command"])
+        return shlex.join(self.environment["command"])
+
+    @property
+    def commit(self) -> str:
+        """Short, with what says that files differed from it."""
+        commit, *changes = (self.environment["commit"] or "-").split("+")
+        return "+".join([commit[:10], *changes])
 
 
-def load(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """The finished runs among folders, and a complaint about each other one."""
+def load(
+    folders: Sequence[Path], check: Callable[[Run], object]
+) -> tuple[list[Run], list[str]]:
+    """The finished runs among folders, and a complaint about each other one.
+
+    Args:
+      check: makes of a run what is to be shown of it; a run of which it cannot is
+        damaged.
+    """
     runs, complaints = [], []
     for folder in folders:
         try:
-            runs.append(read(folder))
+            one = read(folder)
+            check(one)
+            runs.append(one)
         except UserError as error:
             complaints.append(f"{folder.name}: {error}")
+        except DAMAGE as error:
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            complaints.append(f"{folder.name}: damaged ({what})")
     order = {name: i for i, name in enumerate(EXPERIMENTS)}
     return sorted(runs, key=lambda one: order[one.experiment]), complaints
 

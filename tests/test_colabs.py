@@ -38,7 +38,7 @@ def test_a_notebook_is_what_its_script_makes(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_runs_and_prints_what_is_kept(name):
+def test_a_notebook_runs_with_outputs_of_the_kinds_that_are_kept(name):
     made = build.run(build.notebook(ROOT / "colabs" / f"{name}.py"))
 
     def kinds(notebook):

@@ -10,7 +10,7 @@ from helpers import ROOT, refuse
 from numpy.testing import assert_allclose
 
 from bspec_jax.errors import UserError
-from experiments.report import report
+from experiments.report import check, report
 from experiments.report_findings import (
     Finding,
     conclusions,
@@ -18,9 +18,11 @@ from experiments.report_findings import (
     of_generator,
     verdict,
 )
+from experiments.report_pages import panel, to_html
 from experiments.report_runs import Run, load, read
 
 RUNS = ROOT / "docs" / "runs"
+TOY = "Toy 1, step 0.02, slope 0.3, normal init of scale 2, x 77"  # of `toy_run`
 KEPT_REPORT = ROOT / "docs" / "report_of_runs"
 
 
@@ -113,7 +115,12 @@ def toy_run(folder, **tasks):
         },
         "results.json": {
             "schema": 1,
-            "config": {},
+            "config": {
+                "learning_rate": 0.02,
+                "negative_slope": 0.3,
+                "init": "normal",
+                "init_scale": 2.0,
+            },
             "wall_seconds": 30.0,
             "tasks": {"toy1": {"trials": 77, "observations": {"1": record}}},
         },
@@ -132,7 +139,22 @@ def written(tmp_path_factory):
     (damaged / "results.json").write_text("{")
     unfinished = toy_run(folder / "unfinished")
     (unfinished / "results.json").unlink()
-    runs = (toy, RUNS / "faces_segmentation", damaged, unfinished, folder)
+    cut = []  # JSON that lacks something, and a picture that is cut or empty
+    for i, (name, lost) in enumerate(
+        [("results", "tasks"), ("environment", "cpus"), ("results", "wall_seconds")]
+    ):
+        cut.append(toy_run(folder / f"cut{i}"))
+        path = cut[-1] / f"{name}.json"
+        data = json.loads(path.read_text())
+        del data[lost]
+        path.write_text(json.dumps(data))
+    for i, size in enumerate((0, 300, 2000), len(cut)):
+        cut.append(toy_run(folder / f"cut{i}"))
+        path = cut[-1] / "figures" / "extra.png"
+        path.write_bytes(path.read_bytes()[:size])
+    cut.append(toy_run(folder / "cut6"))
+    (cut[-1] / "results.json").write_text("[]")
+    runs = (*cut, toy, RUNS / "faces_segmentation", damaged, unfinished, folder)
     report((*runs, RUNS / "faces_gaussian"), folder / "out")
     return folder / "out"
 
@@ -160,7 +182,7 @@ def test_a_classifier_s_hessian_is_one_network_s():
         "tasks": {"classify": {"clamp": "none", "stages": stages}},
     }
     seventh, eighth = findings(measured_run("hessian", results))
-    assert seventh.setting == "no clamp x 1"
+    assert seventh.setting == "M = 16, no clamp, x 1"
     assert (seventh.observation, seventh.level) == (7, "classifier")
     assert_allclose(seventh.record["value"], 0.2)
     assert_allclose(seventh.record["initial"], 0.1)
@@ -177,12 +199,18 @@ def test_a_classifier_s_hessian_is_one_network_s():
 def test_a_classifier_s_observations_are_its_sweep_s():
     record = {"holds": False, "value": 0.9, "branches": [8, 32]}
     results = {
-        "config": {"dataset": "fashion_mnist"},
-        "sweep": {"repeats": 3},
+        "config": {
+            "dataset": "fashion_mnist",
+            "image_size": 14,
+            "train_examples": None,
+            "epochs": 2,
+        },
+        "sweep": {"repeats": 3, "branches": [8, 32]},
         "observations": {"6": record, "5": {"holds": None, "branches": 8}},
     }
     growth, other = findings(measured_run("classify", results))
-    assert growth == Finding(6, "classifier", "fashion_mnist x 3", "a_run", record)
+    setting = "fashion_mnist, 14 px, all images, 2 epochs, M = 32, x 3"
+    assert growth == Finding(6, "classifier", setting, "a_run", record)
     assert other.observation == 5
     record["branches"] = [8, 8]  # of one M there is no growth
     assert findings(measured_run("classify", results)) == [other]
@@ -203,18 +231,23 @@ def test_what_is_missing_or_damaged_is_named(written):
     assert re.search("- Left out: damaged: .*results.json is damaged", page)
     assert "- Left out: unfinished: an unfinished run of toy." in page
     left_out = json.loads((written / "report.json").read_text())["left_out"]
-    assert len(left_out) == 3
+    assert len(left_out) == 10
+    assert "- Left out: cut6: " in page
+    for i in range(6):
+        assert re.search(rf"- Left out: cut{i}: damaged \(\w+", page), i
+    assert "damaged (KeyError: 'cpus')" in page
 
 
 def test_observations_have_their_measurements_and_verdicts(written):
     page = (written / "report.md").read_text()
     line = (
-        "| toy: Toy 1 x 77 | `my_toy` | 30 | 0.340 | 0.330 to 0.350 | 0.500 | 1.000 "
-        "| holds |"
+        f"| toy: {TOY} | `my_toy` | 30 | 0.340 "
+        "| 0.330 to 0.350 | 0.500 | 1.000 | holds |"
     )
     assert line in page
     assert (
-        "**holds under conditions** in toy (Toy 1 x 77); undecided: generator" in page
+        f"**holds under conditions** in toy ({TOY})"
+        "; undecided: generator (faces with gaussian R, M = 9, x 1)" in page
     )
     assert "| Observation 7 | the Hessian is nearly block diagonal | **not meas" in page
     saved = json.loads((written / "report.json").read_text())["observations"]
@@ -233,6 +266,31 @@ def test_figures_come_in_the_order_of_the_paper(written):
         assert (written / path).stat().st_size > 1000
 
 
+def test_panels_come_in_the_order_of_the_paper():
+    stems = sorted(path.stem for path in RUNS.glob("toy/figures/fig*"))
+    assert sorted(stems, key=panel) == [
+        "fig02_typical",
+        "fig02_rare_takeover",
+        "fig02_rare_shared",
+        "fig03_success",
+        "fig03_covariance",
+        "fig04_responses",
+        "fig04_active",
+    ]
+    page = (KEPT_REPORT / "report.md").read_text()
+    names = "fig02_typical", "fig02_rare_shared", "fig05_active", "fig05_hessian"
+    at = [page.index(f"![{name} of ") for name in names]
+    assert at == sorted(at)
+
+
+def test_a_command_can_be_typed_and_a_commit_s_changes_are_told():
+    environment = {"command": ["python", "--classes", "ankle boot"]}
+    environment["commit"] = "0123456789abcdef+changes"
+    one = Run(Path("a_run"), "toy", {}, environment)
+    assert one.command == "python --classes 'ankle boot'"
+    assert one.commit == "0123456789+changes"
+
+
 def test_the_page_needs_no_other_file(written):
     page = (written / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{20})', page)
@@ -243,7 +301,8 @@ def test_the_page_needs_no_other_file(written):
 
 
 def test_runs_are_read_in_the_order_of_the_experiments(tmp_path):
-    runs, complaints = load((RUNS / "faces_segmentation", toy_run(tmp_path / "t")))
+    folders = RUNS / "faces_segmentation", toy_run(tmp_path / "t")
+    runs, complaints = load(folders, check)
     assert [one.experiment for one in runs] == ["toy", "segment"]
     assert complaints == []
     assert [one.observation for one in findings(runs[0])] == [1]
@@ -258,8 +317,10 @@ def test_the_report_that_is_kept_is_that_of_the_runs_that_are_kept(tmp_path):
         for folder in (tmp_path / "out", KEPT_REPORT)
     )
     assert made == kept
-    pages = ((at / "report.md").read_text() for at in (tmp_path / "out", KEPT_REPORT))
-    assert next(pages) == next(pages)
+    for name in ("report.md", "report.json"):
+        assert (tmp_path / "out" / name).read_text() == (KEPT_REPORT / name).read_text()
+    shown = to_html((KEPT_REPORT / "report.md").read_text(), KEPT_REPORT)
+    assert (KEPT_REPORT / "report.html").read_text() == shown
     saved = json.loads((KEPT_REPORT / "report.json").read_text())
     assert saved["left_out"] == []
     verdicts = {one["verdict"] for one in saved["observations"].values()}
