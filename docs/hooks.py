@@ -26,16 +26,23 @@ def table(experiment):
 
 def fields(path):
     """Name, default and documentation of the fields of a module's Config."""
+    module = ast.parse(path.read_text()).body
     (config,) = (
         node
-        for node in ast.parse(path.read_text()).body
+        for node in module
         if isinstance(node, ast.ClassDef) and node.name in ("Config", "RunConfig")
     )
+    constants = {
+        node.targets[0].id: node.value
+        for node in module
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
     for node, after in zip(config.body, config.body[1:], strict=False):
         if isinstance(node, ast.AnnAssign) and _is_text(after):
             name = node.target.id.replace("_", "-")
             doc = " ".join(after.value.value.split()).replace("|", "\\|")
-            yield name, ast.unparse(node.value).replace("|", "\\|"), doc
+            default = ast.unparse(constants.get(ast.unparse(node.value), node.value))
+            yield name, default.replace("|", "\\|"), doc
 
 
 def _is_text(node):
