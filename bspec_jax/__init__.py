@@ -1,26 +1,17 @@
 """Branch specialization in JAX: sums of branches and what becomes of each branch.
 
-The combinator, the measures and the gradient factors are here by name; the rest is
-imported as modules: `adapters` (Flax Linen and NNX modules as branches), `conv` (a
-convolution that vmap leaves fast), `hessian` with `hessian_measures` and
-`hessian_estimates`, `models`, `data`, `classifier` (with `classifier_training`,
-`contributions` and `checkpoints`), `toy` and `sweeps`.
+By name here: the combinator, the measures and the gradient factors. The packages:
+
+- `adapters`, `conv`, `losses`, `trees`: what a sum of branches is made of
+- `analysis`: specialization, gradient factors and the Hessian of any sum of branches
+- `toys`, `classifier`, `generator`: the paper's three levels
+- `components`: decompositions of images, and what they are good for
+- `data`, `storage`, `runs`, `figures`: from images on disk to a run's figures
 """
 
-from bspec_jax.branching import (
-    Branch,
-    BranchedNetwork,
-    from_functions,
-    sum_of_branches,
-)
-from bspec_jax.gradients import (
-    collaborative_factor,
-    distributive_factor,
-    frozen_responses,
-)
-from bspec_jax.leaves import select_leaves
-from bspec_jax.losses import squared_error
-from bspec_jax.specialization import (
+from bspec_jax.analysis.gradients import collaborative_factor, distributive_factor
+from bspec_jax.analysis.objective import Objective, frozen_responses
+from bspec_jax.analysis.specialization import (
     Specialization,
     active_branches,
     active_in_regions,
@@ -35,10 +26,19 @@ from bspec_jax.specialization import (
     response_norms,
     specialization_index,
 )
+from bspec_jax.branching import (
+    Branch,
+    BranchedNetwork,
+    from_functions,
+    sum_of_branches,
+)
+from bspec_jax.losses import squared_error
+from bspec_jax.trees import select_leaves
 
 __all__ = [
     "Branch",
     "BranchedNetwork",
+    "Objective",
     "Specialization",
     "active_branches",
     "active_in_regions",

@@ -1,6 +1,6 @@
-"""Flax modules as branches: one call each, no change to the module.
+"""Flax Linen and NNX modules as branches, without changes to the modules.
 
-Flax is imported only here and in `bspec_jax.models`; nothing in the core needs it.
+The only module of the core that imports Flax.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,15 @@ from bspec_jax.branching import Branch
 
 
 def from_linen(module: nn.Module) -> Branch:
-    """Makes a branch of a Flax Linen module.
+    """Wraps a Flax Linen module as a branch.
 
     `params` is the collection of that name; `state` holds every other collection that
-    `module.init` creates (such as `batch_stats`) and is updated by each call. Keyword
-    arguments go to `module.init` and `module.apply` alike, but `rngs` to `apply` only.
+    `module.init` creates (such as `batch_stats`), and each call updates it. Keyword
+    arguments go to both `module.init` and `module.apply`, except `rngs`, which goes to
+    `apply` only.
 
-    `rngs` is shared by all branches. For independent dropout, pass one key per branch
-    as a positional argument with `in_axes=0`, in a pair of your own.
+    All branches share `rngs`. For independent dropout, write a `Branch` that takes one
+    key per branch as a positional argument, with `in_axes=0`.
     """
 
     def init(key, *args, rngs=None, **kwargs):
@@ -38,16 +39,16 @@ def from_linen(module: nn.Module) -> Branch:
 
 
 def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], **attributes) -> Branch:
-    """Makes a branch of a Flax NNX module.
+    """Wraps a Flax NNX module as a branch.
 
     Args:
       make: builds the module from `nnx.Rngs`, such as `lambda rngs: MLP(8, rngs=rngs)`.
-      attributes: set on the module for `apply`, as `module.set_attributes` does (for
-        example `use_running_average=True`, `deterministic=True` for evaluation).
+      attributes: set on the module before each `apply`, as by `module.set_attributes`;
+        for evaluation, `use_running_average=True, deterministic=True`.
 
-    `params` is the pure dict of the module's `nnx.Param` variables and `state` that of
-    all others: BatchNorm statistics and random streams, so that dropout draws anew in
-    each branch and each call. `init` takes a key and ignores further arguments, since
+    `params` is the pure dict of the module's `nnx.Param` variables, and `state` that of
+    all others: BatchNorm statistics and random streams, so that dropout differs between
+    branches and between calls. `init` takes a key and ignores further arguments, since
     an NNX module knows its shapes.
     """
 
@@ -57,8 +58,8 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], **attributes) -> Branch:
 
     @cache
     def template():
-        # For real, not by eval_shape, which would take plain array attributes (such
-        # as a positional table) for variables.
+        # Built for real: eval_shape would take plain array attributes (such as a
+        # positional table) for variables.
         with jax.ensure_compile_time_eval():
             return split(make(nnx.Rngs(0)))
 
@@ -68,7 +69,8 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], **attributes) -> Branch:
 
     def apply(params, state, *args, **kwargs):
         graph, *trees = template()
-        params_tree, state_tree = jax.tree.map(lambda leaf: leaf, trees)  # copies
+        # Copies, because replace_by_pure_dict writes in place.
+        params_tree, state_tree = jax.tree.map(lambda leaf: leaf, trees)
         nnx.replace_by_pure_dict(params_tree, params)
         nnx.replace_by_pure_dict(state_tree, state)
         module = nnx.merge(graph, params_tree, state_tree)

@@ -1,4 +1,4 @@
-"""Batches of one shape, so that what is jitted is compiled once."""
+"""Batches of one shape, so that jitted functions compile once."""
 
 from collections.abc import Iterator
 
@@ -6,9 +6,12 @@ import numpy as np
 
 
 def batches_of_one_shape(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Indices `[size]` of each batch of `count` examples, and how many of them count.
+    """Yields each batch's indices, `[size]`, and how many of them are its own.
 
-    The last batch is filled up with the first examples, again and again if need be.
+    Args:
+      count: number of examples.
+      size: examples per batch. The last batch is padded with the first examples,
+        repeatedly if there are fewer than `size`.
     """
     for start in range(0, count, size):
         yield np.arange(start, start + size) % count, min(size, count - start)

@@ -1,15 +1,14 @@
 """A convolution that stays fast when vmap batches its kernels.
 
-XLA makes one grouped convolution of a vmapped one, whose weight gradient is far slower
-on a CPU than that of separate convolutions. Here a batch of kernels becomes what
-suits the platform: on a CPU one convolution for each, otherwise XLA's grouped form; and
-where all kernels read one input, as in a network's first layer, a single dense
+JAX lowers a vmap over kernels to one grouped convolution, whose kernel gradient is far
+slower on a CPU than that of separate convolutions. Here a batch of kernels is lowered
+by platform: to one convolution per kernel on a CPU, to the grouped form elsewhere.
+Kernels that share one input, as in a network's first layer, become a single dense
 convolution.
 
-Convolution is bilinear, and its forward pass, its input gradient and its kernel
-gradient are each other's transposes. They are three primitives with an axis B in front
-of everything, so that every derivative of any order and every vmap is again one of
-them:
+Convolution is bilinear; its forward pass, input gradient and kernel gradient are
+transposes of one another. They are three primitives with a leading batch axis B, and
+derivatives of any order and vmap only ever produce these three:
 
     forward(x, k) = y    input_gradient(dy, k) = dx    kernel_gradient(x, dy) = dk
     x [B, N, H, W, C],  k [B, kh, kw, C, O],  y [B, N, H', W', O]
@@ -35,12 +34,12 @@ def conv(
     strides: Sequence[int] = (1, 1),
     padding: str | Sequence[tuple[int, int]] = "SAME",
 ) -> Float[Array, "N H2 W2 O"]:
-    """Two-dimensional convolution, as `jax.lax.conv_general_dilated` in NHWC and HWIO.
+    """Two-dimensional convolution: `jax.lax.conv_general_dilated` in NHWC and HWIO.
 
     Args:
       x: images.
       kernel: filters.
-      strides: of the window.
+      strides: window strides in H and W.
       padding: "SAME", "VALID", or (low, high) for each of H and W.
 
     Raises:
@@ -48,7 +47,7 @@ def conv(
     """
     if x.shape[-1] != kernel.shape[2]:
         raise ValueError(
-            f"x has {x.shape[-1]} channels, and the kernel takes {kernel.shape[2]}"
+            f"x has {x.shape[-1]} channels, but the kernel takes {kernel.shape[2]}"
         )
     strides = tuple(map(int, strides))
     if isinstance(padding, str):
@@ -60,12 +59,12 @@ def conv(
 def conv_general_dilated(
     lhs: Array, rhs: Array, window_strides, padding, **options: Any
 ) -> Array:
-    """`jax.lax.conv_general_dilated`, by `conv` wherever that computes the same.
+    """`jax.lax.conv_general_dilated`, computed by `conv` where it can be.
 
     For Flax: `nn.Conv(..., conv_general_dilated=conv.conv_general_dilated)`. Dilations,
-    groups, other numbers of dimensions and other layouts go to JAX's own.
+    groups, other layouts and other numbers of dimensions fall back to JAX.
     """
-    plain = {
+    supported = {
         "lhs_dilation": (None, (1, 1)),
         "rhs_dilation": (None, (1, 1)),
         "feature_group_count": (1,),
@@ -78,14 +77,14 @@ def conv_general_dilated(
     )
     channels_last = lax.conv_dimension_numbers((1,) * 4, (1,) * 4, LAYOUT)
     if numbers == channels_last and all(
-        name == "dimension_numbers" or _plain(value) in plain.get(name, ())
+        name == "dimension_numbers" or _as_tuple(value) in supported.get(name, ())
         for name, value in options.items()
     ):
         return conv(lhs, rhs, window_strides, padding)
     return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
 
 
-def _plain(value):
+def _as_tuple(value):
     return tuple(value) if isinstance(value, list | tuple) else value
 
 
@@ -95,7 +94,7 @@ def _forward(x, k, *, strides, pads):
 
 
 def _input_gradient(dy, k, *, strides, pads, size):
-    """Its transpose in x, of which H and W are `size`."""
+    """The transpose of `_forward` in x, whose H and W are `size`."""
     low = [n - 1 - p for n, (p, _) in zip(k.shape, pads, strict=False)]
     reach = [(n - 1) * s + 1 for n, s in zip(dy.shape[1:3], strides, strict=True)]
     high = [
@@ -114,7 +113,7 @@ def _input_gradient(dy, k, *, strides, pads, size):
 
 
 def _kernel_gradient(x, dy, *, strides, pads, size):
-    """Its transpose in k, of which kh and kw are `size`: the batch is contracted."""
+    """The transpose of `_forward` in k, whose kh and kw are `size`; contracts N."""
     reach = [(n - 1) * s + 1 for n, s in zip(dy.shape[1:3], strides, strict=True)]
     padding = [
         (low, window - 1 + r - n - low)
@@ -130,32 +129,39 @@ def _kernel_gradient(x, dy, *, strides, pads, size):
     )
 
 
-def _separately(one: Callable, a, b, **params):
-    """A computation for each branch, on a CPU."""
+def _separate(branch_fn: Callable, a, b, **params):
+    """One computation per branch, for CPUs."""
     pairs = zip(a, b, strict=True)
-    return jnp.stack([one(*pair, **params) for pair in pairs])
+    return jnp.stack([branch_fn(*pair, **params) for pair in pairs])
 
 
-def _together(one: Callable, a, b, **params):
-    """XLA's grouped form, on everything else."""
-    return jax.vmap(partial(one, **params))(a, b)
+def _grouped(branch_fn: Callable, a, b, **params):
+    """The grouped convolution that vmap yields, for all other platforms."""
+    return jax.vmap(partial(branch_fn, **params))(a, b)
 
 
-def _kernel_gradient_together(x, dy, *, strides, pads, size):
-    """The same by transposing the grouped forward form.
+def _grouped_kernel_gradient(x, dy, *, strides, pads, size):
+    """`_kernel_gradient` of all branches, as the transpose of the grouped forward pass.
 
-    XLA takes that to the library's filter gradient on a GPU, and not what vmap makes of
-    `_kernel_gradient`, whose groups hide it.
+    On a GPU XLA recognises this form and calls the library's filter gradient. It does
+    not recognise what vmap makes of `_kernel_gradient`.
     """
-    forward = partial(_together, _forward, x, strides=strides, pads=pads)
+    forward = partial(_grouped, _forward, x, strides=strides, pads=pads)
     shape = (len(x), *size, x.shape[-1], dy.shape[-1])
     kernel = jax.ShapeDtypeStruct(shape, x.dtype)
     return jax.linear_transpose(forward, kernel)(dy)[0]
 
 
-def _primitive(name: str, one: Callable, together: Callable | None = None) -> Primitive:
-    """Args: `one`, the computation for one branch; `together`, for all in one."""
-    together = together or partial(_together, one)
+def _primitive(
+    name: str, branch_fn: Callable, grouped_fn: Callable | None = None
+) -> Primitive:
+    """A primitive with a leading axis B.
+
+    Args:
+      branch_fn: the computation for one branch.
+      grouped_fn: that of all branches at once; by default `_grouped`.
+    """
+    grouped_fn = grouped_fn or partial(_grouped, branch_fn)
     primitive = Primitive(f"branch_conv_{name}")
 
     @cache
@@ -163,12 +169,12 @@ def _primitive(name: str, one: Callable, together: Callable | None = None) -> Pr
         return jax.jit(partial(primitive.bind, **params))
 
     def abstract(a, b, **params):
-        out = jax.eval_shape(partial(together, **params), a, b)
+        out = jax.eval_shape(partial(grouped_fn, **params), a, b)
         return jax.core.ShapedArray(out.shape, out.dtype)
 
     primitive.def_impl(lambda a, b, **params: compiled(**params)(a, b))
     primitive.def_abstract_eval(abstract)
-    for form, platform in ((together, None), (partial(_separately, one), "cpu")):
+    for form, platform in ((grouped_fn, None), (partial(_separate, branch_fn), "cpu")):
         rule = mlir.lower_fun(form, multiple_results=False)
         mlir.register_lowering(primitive, rule, platform=platform)
     return primitive
@@ -177,11 +183,11 @@ def _primitive(name: str, one: Callable, together: Callable | None = None) -> Pr
 forward_p = _primitive("forward", _forward)
 input_gradient_p = _primitive("input_gradient", _input_gradient)
 kernel_gradient_p = _primitive(
-    "kernel_gradient", _kernel_gradient, _kernel_gradient_together
+    "kernel_gradient", _kernel_gradient, _grouped_kernel_gradient
 )
 
 
-# Transposes: of each primitive in its first and in its second operand.
+# The transpose of each primitive in its first and in its second operand.
 
 
 def _forward_in_x(ct, x, k, *, strides, pads):
@@ -217,13 +223,18 @@ ad.defbilinear(input_gradient_p, _input_gradient_in_dy, _input_gradient_in_k)
 ad.defbilinear(kernel_gradient_p, _kernel_gradient_in_x, _kernel_gradient_in_dy)
 
 
-# vmap. A new axis that both operands have joins B. One that a single operand has joins
-# an axis which that operand shares with the result alone (N, C or O): nothing is
-# repeated, and the convolution stays as dense as it was.
+# Batching rules. A new axis of both operands is merged into B. A new axis of a single
+# operand is merged into an axis which that operand shares with the result alone (N, C
+# or O), so that nothing is repeated and the convolution stays as dense as it was.
 
 
 def _batch(primitive, shared_axes, operands, dims, **params):
-    """Args: `shared_axes`, (axis of the operand, axis of the result) for each."""
+    """The batching rule of a primitive.
+
+    Args:
+      shared_axes: for each operand, the axis that takes an axis of this operand alone:
+        (axis of the operand, axis of the result).
+    """
     a, b = (
         x if d is None else jnp.moveaxis(x, d, 0)
         for x, d in zip(operands, dims, strict=True)
@@ -245,12 +256,12 @@ def _batch(primitive, shared_axes, operands, dims, **params):
 
 
 def _merge(x, axis):
-    """Joins the leading axis to `axis` of the rest, as the slower of the two."""
+    """Merges the leading axis into `axis` of the rest, as the slower-varying index."""
     x = jnp.moveaxis(x, 0, axis)
     return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
 
-# Axes of [B, N, H, W, C] and [B, kh, kw, C, O]: x and dy bring N, k brings O or C.
+# Axes of [B, N, H, W, C] and [B, kh, kw, C, O]: x and dy use N, k uses O or C.
 batching.primitive_batchers[forward_p] = partial(_batch, forward_p, ((1, 1), (4, 4)))
 batching.primitive_batchers[input_gradient_p] = partial(
     _batch, input_gradient_p, ((1, 1), (3, 4))

@@ -1,4 +1,4 @@
-"""Losses, as functions of the network's output f (the sum of the branches)."""
+"""Loss functions of the network's output f, the sum of the branches."""
 
 import math
 from typing import Literal, get_args
@@ -14,7 +14,7 @@ def squared_error(
 ) -> Float[Array, ""]:
     """L = 1/2 ||f - y||^2, summed over all entries, so that dL/df = f - y.
 
-    Source: eq. 2 (whose printed derivative has the opposite sign).
+    Source: eq. 2, whose printed derivative has the opposite sign.
     """
     return 0.5 * jnp.sum((f - y) ** 2)
 
@@ -28,18 +28,17 @@ def classification_loss(
     *,
     clamp: Clamp = "hard",
 ) -> Float[Array, "*N"]:
-    """Cross-entropy of softmax(clamp f) with p = softmax(2 onehot - 1), per example.
+    """Cross-entropy between p = softmax(2 onehot - 1) and softmax(clamp f).
 
     Args:
-      f: the sum of the branches.
-      label: the class, in 0..C-1.
-      clamp: how f is limited to [-1, 1]. "hard", as in the paper: coordinates at or
-        beyond the limits have neither gradient nor curvature. "straight-through": the
-        same value, but the gradient passes as if there were no clamp. "tanh": smooth.
-        "none": f as it is.
+      f: logits, the sum of the branches.
+      label: class, in 0..C-1.
+      clamp: how f is limited to [-1, 1]. "hard", as in the paper: outputs at or beyond
+        the limits have neither gradient nor curvature. "straight-through": the same
+        value, with the gradient of no clamp. "tanh": smooth. "none": no limit.
 
-    Its minimum is `classification_floor(C)`.
-    Source: eq. 3 (whose printed sign is flipped) and section 6.
+    Returns the loss of each example; its minimum is `classification_floor(C)`.
+    Source: section 6 and eq. 3, whose printed sign is flipped.
     """
     p = jax.nn.softmax(2 * jax.nn.one_hot(label, f.shape[-1], dtype=f.dtype) - 1)
     return -(p * jax.nn.log_softmax(_limit(f, clamp))).sum(-1)
@@ -50,8 +49,8 @@ def _limit(f, clamp):
         return jnp.tanh(f)
     if clamp == "none":
         return f
-    one = jnp.ones((), f.dtype)
-    limited = jax.lax.clamp(-one, f, one)  # its slope at the limits is 0, unlike clip's
+    limit = jnp.ones((), f.dtype)
+    limited = jax.lax.clamp(-limit, f, limit)  # slope 0 at the limits, unlike jnp.clip
     if clamp == "hard":
         return limited
     if clamp == "straight-through":
@@ -60,10 +59,10 @@ def _limit(f, clamp):
 
 
 def classification_floor(num_classes: int) -> float:
-    """The entropy of softmax(2 onehot - 1), least value of `classification_loss`.
+    """The entropy of p = softmax(2 onehot - 1), the minimum of `classification_loss`.
 
-    1.89491 for 10 classes; what a loss has beyond it is the Kullback-Leibler
-    divergence from p. Source: section 6.
+    1.89491 for 10 classes. The excess of a loss over it is the Kullback-Leibler
+    divergence of softmax(clamp f) from p. Source: section 6.
     """
     others = num_classes - 1
     p = 1 / (1 + others * math.exp(-2))

@@ -36,8 +36,9 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bspec_jax import classifier, contributions, figures, measure
-from bspec_jax import specialization as sp
+from bspec_jax import classifier, figures, measure
+from bspec_jax.analysis import specialization as sp
+from bspec_jax.classifier import contributions
 
 RUN = ROOT / "docs" / "runs" / "classify"
 trained = classifier.load(RUN)

@@ -37,12 +37,13 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bspec_jax import generator, segmentation
+from bspec_jax import generator
+from bspec_jax.components import segmentation
+from bspec_jax.components.measures import psnr
+from bspec_jax.components.recombination import perturb_components, recombine, remainder
+from bspec_jax.components.segmentation import Choice
 from bspec_jax.data import faces
-from bspec_jax.decomposition import psnr
-from bspec_jax.generator import to_signed
-from bspec_jax.recombination import perturb_components, recombine, remainder
-from bspec_jax.segmentation import Choice
+from bspec_jax.generator.network import to_signed
 
 trained = generator.load(ROOT / "docs" / "runs" / "faces_diffusion")
 truth = faces.ground_truth("test", range(6), size=64)

@@ -45,12 +45,10 @@ from bspec_jax import (
     collaborative_factor,
     distributive_factor,
     frozen_responses,
-    gradients,
-    hessian,
-    hessian_measures,
     sum_of_branches,
 )
-from bspec_jax.hessian_estimates import estimate_block_norms, lanczos_spectra
+from bspec_jax.analysis import gradients, hessian, hessian_measures
+from bspec_jax.analysis.hessian_estimates import estimate_block_norms, lanczos_spectra
 
 M = 6
 

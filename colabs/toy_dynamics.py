@@ -41,7 +41,8 @@ import numpy as np
 from IPython.display import HTML, display
 from matplotlib.animation import FuncAnimation
 
-from bspec_jax import active_branches, sweeps, toy
+from bspec_jax import active_branches, toys
+from bspec_jax.toys import measures, sweeps
 
 START = {
     "task": "toy2",
@@ -61,7 +62,7 @@ def slider(name, low, high, step=None, kind=widgets.FloatSlider):
 
 def controls():
     return {
-        "task": widgets.Dropdown(options=list(toy.TASKS), value=START["task"]),
+        "task": widgets.Dropdown(options=list(toys.TASKS), value=START["task"]),
         "num_branches": slider("num_branches", 1, 40, kind=widgets.IntSlider),
         "learning_rate": slider("learning_rate", -3, -0.5, kind=widgets.FloatLogSlider),
         "negative_slope": slider("negative_slope", 0, 0.5, 0.01),
@@ -82,13 +83,13 @@ EVERY = 20  # steps between two frames that are recorded
 
 def follow(task, num_branches, learning_rate, negative_slope, init, init_scale, seed):
     """The task's points, and the responses to them along training, `[S, M, N]`."""
-    x, y = (np.array(values) for values in toy.TASKS[task])
-    network = toy.toy_network(
+    x, y = (np.array(values) for values in toys.TASKS[task])
+    network = toys.toy_network(
         num_branches, negative_slope=negative_slope, init=init, init_scale=init_scale
     )
-    params, _ = network.init(toy.trial_key(jax.random.key(0), num_branches, seed))
+    params, _ = network.init(toys.trial_key(jax.random.key(0), num_branches, seed))
     rates = {"learning_rate": learning_rate, "negative_slope": negative_slope}
-    responses = toy.record(params, x, y, steps=4000, every=EVERY, **rates)
+    responses = toys.record(params, x, y, steps=4000, every=EVERY, **rates)
     order = np.argsort(x, kind="stable")
     return x[order], y[order], np.asarray(responses)[..., order]
 
@@ -143,8 +144,8 @@ plt.show()
 def repeat(init, trials, **values):
     table = sweeps.settings(**values, trial=range(trials))
     trained = sweeps.train(sweeps.init_trials(jax.random.key(0), table, init=init))
-    rates = sweeps.success_rates(trained, (1,))
-    counts = sweeps.measure_trials(trained).num_active
+    rates = measures.success_rates(trained, (1,))
+    counts = measures.measure_trials(trained).num_active
     low, high = rates["success_interval"][0]
     _, ax = plt.subplots(figsize=(5, 2.6))
     ax.hist(counts, np.arange(trained.w.shape[0] + 2) - 0.5, rwidth=0.85)
@@ -164,13 +165,13 @@ widgets.interactive(repeat, **controls(), trials=widgets.fixed(1000))
 # %%
 branches = [2, 3, 5, 8, 12, 20, 30]
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
-for task in toy.TASKS:
+for task in toys.TASKS:
     table = sweeps.settings(
         task=task, num_branches=branches, learning_rate=0.02, trial=range(300)
     )
     trained = sweeps.train(sweeps.init_trials(jax.random.key(0), table))
-    rates = sweeps.success_rates(trained, (len(branches),))
-    means = sweeps.measure_means(trained, (len(branches),))
+    rates = measures.success_rates(trained, (len(branches),))
+    means = measures.measure_means(trained, (len(branches),))
     left.plot(branches, rates["success_rate"], "o-", label=task)
     right.plot(branches, means["num_active"]["mean"], "o-", label=task)
 left.set(xlabel="M", ylabel="success")

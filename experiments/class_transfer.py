@@ -28,11 +28,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from bspec_jax import checkpoints, files, generator, run
-from bspec_jax import generator_training as gt
-from bspec_jax.errors import FlagError
-from bspec_jax.generator_training import Recipe
-from bspec_jax.models.stargan import PRESETS, SMALLEST
+from bspec_jax import generator, runs
+from bspec_jax.generator import training as gt
+from bspec_jax.generator.stargan import PRESETS, SMALLEST
+from bspec_jax.generator.training import Recipe
+from bspec_jax.storage import checkpoints, files
+from bspec_jax.storage.errors import FlagError
 from experiments import class_transfer_analysis as analysis
 from experiments import class_transfer_data, inception, recogniser
 from experiments import class_transfer_pictures as pictures
@@ -46,7 +47,7 @@ POSITIVE = ("sigma", "diffusion_step", "learning_rate")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(run.RunConfig):
+class Config(runs.RunConfig):
     """Flags of the class-transfer experiment."""
 
     COUNTS: ClassVar = (
@@ -138,15 +139,15 @@ class Config(run.RunConfig):
     def check(self) -> None:
         super().check()
         for name in POSITIVE:
-            run.check_flag(
+            runs.check_flag(
                 self, name, lambda v: 0 < v < math.inf, "positive and finite"
             )
         for name in ("velocity_rate", "r1_weight", "reconstruction_weight"):
-            run.check_flag(self, name, lambda v: 0 <= v < math.inf, "finite, >= 0")
-        run.check_flag(self, "average", lambda v: 0 <= v < 1, "in 0..1, below 1")
-        run.check_flag(self, "crop", lambda v: 0 <= v <= 1, "in 0..1")
-        run.check_flag(self, "workers", lambda v: v >= 0, "at least 0")
-        run.check_flag(self, "image_size", is_size, f"{SMALLEST} times a power of two")
+            runs.check_flag(self, name, lambda v: 0 <= v < math.inf, "finite, >= 0")
+        runs.check_flag(self, "average", lambda v: 0 <= v < 1, "in 0..1, below 1")
+        runs.check_flag(self, "crop", lambda v: 0 <= v <= 1, "in 0..1")
+        runs.check_flag(self, "workers", lambda v: v >= 0, "at least 0")
+        runs.check_flag(self, "image_size", is_size, f"{SMALLEST} times a power of two")
         if self.batch_size % self.accumulate:
             raise FlagError(
                 f"--batch-size {self.batch_size} has no {self.accumulate} equal parts "
@@ -160,7 +161,7 @@ class Config(run.RunConfig):
             raise FlagError("--images needs --figures-only, and the --workdir of a run")
         if self.inception_weights:
             inception.check(self.inception_weights)
-        run.check_components(self, self.branches, ("components", "sweep"))
+        runs.check_components(self, self.branches, ("components", "sweep"))
         within = range(self.branches)
         if any(k not in within for group in self.subsets for k in group):
             raise FlagError(f"--subset must name components in 0..{within[-1]}")
@@ -204,7 +205,7 @@ def is_size(value: int) -> bool:
 def main(config: Config) -> None:
     started = time.perf_counter()
     if config.figures_only:
-        run.redraw(config.workdir, NAME, partial(pictures.draw, config))
+        runs.redraw(config.workdir, NAME, partial(pictures.draw, config))
         return
     data = class_transfer_data.load(
         config.dataset,
@@ -214,7 +215,7 @@ def main(config: Config) -> None:
         config.test_examples,
         config.seed,
     )
-    workdir = run.start(config, NAME)
+    workdir = runs.start(config, NAME)
     config = dataclasses.replace(config, workdir=workdir)
     for complaint in data.unreadable:
         print(f"skipped: {complaint}")
@@ -225,7 +226,7 @@ def main(config: Config) -> None:
     state = train(config, data, about, classifier)
     results = measure(config, data, about, classifier, state)
     draw = partial(pictures.draw, config)
-    run.conclude(workdir, config, results, started, draw, summary)
+    runs.conclude(workdir, config, results, started, draw, summary)
 
 
 def describe(config: Config, data: Data) -> dict:
@@ -304,4 +305,4 @@ def summary(results: dict) -> str:
 
 
 if __name__ == "__main__":
-    run.command_line(Config, main, NAME, __doc__)
+    runs.command_line(Config, main, NAME, __doc__)

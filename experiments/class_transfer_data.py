@@ -8,7 +8,7 @@ import numpy as np
 
 from bspec_jax.data import faces, sources, streaming
 from bspec_jax.data.images import Part, Split, of_classes
-from bspec_jax.errors import FlagError, UserError
+from bspec_jax.storage.errors import FlagError, UserError
 
 
 class Data(NamedTuple):

@@ -5,8 +5,9 @@
 
 import numpy as np
 
-from bspec_jax import figures, files, generator
+from bspec_jax import figures, generator
 from bspec_jax.data.folder import read_images
+from bspec_jax.storage import files
 from experiments import recogniser
 from experiments.class_transfer_data import Data, balanced
 

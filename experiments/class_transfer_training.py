@@ -8,11 +8,12 @@ from functools import partial
 import jax
 from tqdm import tqdm
 
-from bspec_jax import checkpoints, figures, files, generator, run
-from bspec_jax import generator_training as gt
+from bspec_jax import figures, generator, runs
 from bspec_jax.data import streaming
 from bspec_jax.data.images import Part, Split
-from bspec_jax.generator_training import Schedule
+from bspec_jax.generator import training as gt
+from bspec_jax.generator.training import Schedule
+from bspec_jax.storage import checkpoints, files
 from experiments import class_transfer_analysis as analysis
 from experiments.class_transfer_data import Data
 from experiments.recogniser import Recogniser
@@ -46,7 +47,7 @@ def train(config, data: Data, about: dict, classifier: Recogniser) -> gt.TrainSt
     )
     schedule = Schedule(config.iterations, config.log_every, config.checkpoint_every)
     skipped = Skipped(data.train, unreadable(config, data))
-    with run.progress_bar(
+    with runs.progress_bar(
         config.iterations * config.batch_size,
         f"{config.residual} R, M = {config.branches}",
         "image",
@@ -86,7 +87,7 @@ def look(
     monitored = Split(*(leaf[:MONITORED] for leaf in data.test))
     found, samples = analysis.look(model, state.average, monitored, classifier)
     figure = figures.transfers(data.class_names, **samples)
-    run.save_figures(config.workdir, {f"{int(state.step):07d}": figure}, "samples")
+    runs.save_figures(config.workdir, {f"{int(state.step):07d}": figure}, "samples")
     return found
 
 

@@ -26,13 +26,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bspec_jax import checkpoints, classifier, contributions, data, figures, files, run
+from bspec_jax import classifier, data, figures, runs
+from bspec_jax.analysis.specialization import active_branches
 from bspec_jax.branching import BranchedNetwork
-from bspec_jax.classifier import Pixels
-from bspec_jax.classifier_training import Recipe, Schedule, TrainState, fit, model_of
+from bspec_jax.classifier import contributions
+from bspec_jax.classifier.network import Pixels
+from bspec_jax.classifier.resnet import WIDTHS
+from bspec_jax.classifier.training import Recipe, Schedule, TrainState, fit, model_of
 from bspec_jax.losses import Clamp, classification_floor
-from bspec_jax.models.resnet import WIDTHS
-from bspec_jax.specialization import active_branches
+from bspec_jax.storage import checkpoints, files
 from experiments.classify_analysis import CONTROL, Job, Responses, analyse
 from experiments.tables import observation_lines
 
@@ -51,7 +53,7 @@ WIDTHS_HELP = f"one of {', '.join(WIDTHS)}, or four integers"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(run.RunConfig):
+class Config(runs.RunConfig):
     """Flags of the classification experiment."""
 
     COUNTS: ClassVar = (
@@ -126,12 +128,12 @@ class Config(run.RunConfig):
     def check(self) -> None:
         super().check()
         for name in "validation_examples", "crop_padding", *self.PRESENTATION:
-            run.check_flag(self, name, lambda v: v >= 0, "at least 0")
+            runs.check_flag(self, name, lambda v: v >= 0, "at least 0")
         for name in "learning_rate", "last_scale":
-            run.check_flag(
+            runs.check_flag(
                 self, name, lambda v: 0 < v < math.inf, "positive and finite"
             )
-        run.check_flag(
+        runs.check_flag(
             self, "weight_decay", lambda v: 0 <= v < math.inf, "finite, >= 0"
         )
         self.widths_list  # noqa: B018 - raises if they make no sense
@@ -142,10 +144,10 @@ class Config(run.RunConfig):
             return WIDTHS[self.widths[0]]
         given = " ".join(self.widths)
         if len(self.widths) != 4 or not all(w.isdigit() for w in self.widths):
-            raise run.FlagError(f"--widths must be {WIDTHS_HELP}, got {given}")
+            raise runs.FlagError(f"--widths must be {WIDTHS_HELP}, got {given}")
         widths = tuple(map(int, self.widths))
         if min(widths) < 1:
-            raise run.FlagError(f"--widths must be at least 1, got {given}")
+            raise runs.FlagError(f"--widths must be at least 1, got {given}")
         return widths
 
     @property
@@ -170,15 +172,15 @@ class Config(run.RunConfig):
 def main(config: Config) -> None:
     started = time.perf_counter()
     if config.figures_only:
-        run.redraw(config.workdir, NAME, partial(draw, config))
+        runs.redraw(config.workdir, NAME, partial(draw, config))
         return
     dataset = load_data(config)
-    workdir = run.start(config, NAME)
+    workdir = runs.start(config, NAME)
     config = dataclasses.replace(config, workdir=workdir)
     for job in config.jobs():
         finish(config, job, dataset)
     results = measure(config, dataset)
-    run.conclude(workdir, config, results, started, partial(draw, config), summary)
+    runs.conclude(workdir, config, results, started, partial(draw, config), summary)
 
 
 def load_data(config: Config) -> data.Dataset:
@@ -186,7 +188,7 @@ def load_data(config: Config) -> data.Dataset:
     dataset = data.load(seed=config.seed, **flags)
     have = len(dataset.train.labels)
     if config.batch_size > have:
-        raise run.FlagError(
+        raise runs.FlagError(
             f"--batch-size {config.batch_size} is more than the {have} training "
             "examples"
         )
@@ -234,7 +236,7 @@ def train(config, job, network, dataset, folder: Path) -> TrainState:
     files.keep_metrics(
         config.workdir, lambda line: line["network"] != job.name or line["step"] <= done
     )
-    with run.progress_bar(
+    with runs.progress_bar(
         steps * config.epochs * config.batch_size,
         f"{job.name} (M = {job.branches})",
         "image",
@@ -389,12 +391,12 @@ def draw(config: Config, results: dict) -> dict:
 
 def check_selection(config: Config, num_branches: int, labels: np.ndarray) -> None:
     """Raises FlagError for a branch that there is not, or a class without examples."""
-    run.check_flag(
+    runs.check_flag(
         config, "figure_branches", lambda v: v < num_branches, f"below {num_branches}"
     )
     have = set(labels.tolist())
     what = f"a class of the test data ({', '.join(map(str, sorted(have)))})"
-    run.check_flag(config, "figure_classes", have.__contains__, what)
+    runs.check_flag(config, "figure_classes", have.__contains__, what)
 
 
 def load_examples(config: Config) -> dict:
@@ -436,4 +438,4 @@ def summary(results: dict) -> str:
 
 
 if __name__ == "__main__":
-    run.command_line(Config, main, NAME, __doc__)
+    runs.command_line(Config, main, NAME, __doc__)

@@ -22,23 +22,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bspec_jax import figures, files, gradients, run, sweeps, toy
-from bspec_jax.hessian import dense_hessian, total_loss
-from bspec_jax.hessian_measures import (
+from bspec_jax import figures, runs, toys
+from bspec_jax.analysis import gradients
+from bspec_jax.analysis.hessian import dense_hessian, total_loss
+from bspec_jax.analysis.hessian_measures import (
     block_measures,
     branch_spectra,
     mean_pair_ratio,
     spectrum,
 )
-from bspec_jax.leaves import select_leaves
-from bspec_jax.losses import squared_error
-from bspec_jax.observations import VERDICTS, evaluate_hessian
-from bspec_jax.specialization import (
+from bspec_jax.analysis.observations import VERDICTS, evaluate_hessian
+from bspec_jax.analysis.specialization import (
     active_branches,
     covariance,
     specialization_index,
 )
-from bspec_jax.statistics import mean_interval, rank_correlation, rate_interval
+from bspec_jax.analysis.statistics import mean_interval, rank_correlation, rate_interval
+from bspec_jax.losses import squared_error
+from bspec_jax.storage import files
+from bspec_jax.toys import sweeps
+from bspec_jax.trees import select_leaves
 from experiments import hessian_checkpoint
 from experiments.tables import number
 
@@ -53,7 +56,7 @@ HESSIAN_ELEMENTS = 2**23  # entries of Hessians that are held at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(run.RunConfig):
+class Config(runs.RunConfig):
     """Flags of the Hessian experiment."""
 
     COUNTS: ClassVar = ("branches", "trials", "steps", "at_steps", "examples")
@@ -72,7 +75,7 @@ class Config(run.RunConfig):
     """Step of gradient descent."""
     negative_slope: float = 0.01
     """Slope of the leaky ReLU below zero."""
-    init: toy.InitDistribution = "normal"
+    init: toys.InitDistribution = "normal"
     """Distribution of the initial w and b: N(0, s^2) or U(-s, s)."""
     init_scale: float = 1.0
     """The s of --init."""
@@ -89,21 +92,21 @@ class Config(run.RunConfig):
     def check(self) -> None:
         super().check()
         if self.examples is not None and self.checkpoint is None:
-            raise run.FlagError("--examples needs --checkpoint")
+            raise runs.FlagError("--examples needs --checkpoint")
         if self.leaves is not None and self.checkpoint is None:
             try:
                 select_leaves({"b": np.zeros(1), "w": np.zeros(1)}, self.leaves)
             except ValueError as error:
-                raise run.FlagError(f"--leaves: {error}") from None
-        run.check_flag(self, "tasks", toy.TASKS.__contains__, "a task")
-        run.check_flag(self, "negative_slope", math.isfinite, "finite")
+                raise runs.FlagError(f"--leaves: {error}") from None
+        runs.check_flag(self, "tasks", toys.TASKS.__contains__, "a task")
+        runs.check_flag(self, "negative_slope", math.isfinite, "finite")
         for name in ("learning_rate", "init_scale"):
-            run.check_flag(
+            runs.check_flag(
                 self, name, lambda v: 0 < v < math.inf, "positive and finite"
             )
         widest = max(self.branches)
         needed = len(self.tasks) * len(set(self.branches)) * self.trials
-        run.check_memory(
+        runs.check_memory(
             sweeps.memory_estimate(needed, widest)
             + 4 * (2 * self.trials * widest**2 + 8 * HESSIAN_ELEMENTS),
             f"{needed:,} networks of up to {widest:,} branches",
@@ -119,18 +122,18 @@ class Config(run.RunConfig):
 def main(config: Config) -> None:
     started = time.perf_counter()
     if config.figures_only:
-        run.redraw(config.workdir, NAME, partial(draw, config.workdir))
+        runs.redraw(config.workdir, NAME, partial(draw, config.workdir))
         return
     if config.checkpoint is not None:
         case = hessian_checkpoint.prepare(config.checkpoint, config.leaves)
-    workdir = run.start(config, NAME)
+    workdir = runs.start(config, NAME)
     with jax.default_matmul_precision("highest"):  # else ten bits on some GPUs
         if config.checkpoint is None:
             results, table = toys(config, workdir), summary
         else:
             table = hessian_checkpoint.summary
             results = hessian_checkpoint.measure(workdir, case, config.examples)
-    run.conclude(workdir, config, results, started, partial(draw, workdir), table)
+    runs.conclude(workdir, config, results, started, partial(draw, workdir), table)
 
 
 def draw(workdir: Path, results: dict) -> dict:
@@ -154,7 +157,7 @@ def draw(workdir: Path, results: dict) -> dict:
 
 def train_stages(config: Config, workdir: Path, table: sweeps.Settings):
     """Yields the step and the networks of each stage; stages on disk are reused."""
-    folder = workdir / run.UNFINISHED
+    folder = workdir / runs.UNFINISHED
     folder.mkdir(exist_ok=True)
     trials = sweeps.init_trials(jax.random.key(config.seed), table, init=config.init)
     before = 0
@@ -164,7 +167,7 @@ def train_stages(config: Config, workdir: Path, table: sweeps.Settings):
             trials = sweeps.Trials(**files.load_arrays(path, trials._asdict()))
         elif step:
             # What has converged stays as it is; so does what has diverged.
-            with run.progress_bar(table.trial.size, f"to step {step}") as advance:
+            with runs.progress_bar(table.trial.size, f"to step {step}") as advance:
                 trials = sweeps.train(trials, steps=step - before, progress=advance)
             files.save_arrays(path, trials._asdict())
             done = {"step": step, "converged": int(trials.converged.sum())}
@@ -268,7 +271,7 @@ def measure_batch(networks, *, negative_slope, leaves):
 def measure_one(negative_slope, leaves, w, b, x, y, scales=None):
     """The Hessian of one network at one stage, and what is measured of it."""
     num_branches = w.size
-    network = toy.toy_network(num_branches, negative_slope=negative_slope)
+    network = toys.toy_network(num_branches, negative_slope=negative_slope)
     respond = gradients.frozen_responses(network, ())
     params = {"w": w, "b": b}
     v, _ = network.responses(params, (), x)
@@ -449,4 +452,4 @@ def summary(results: dict) -> str:
 
 
 if __name__ == "__main__":
-    run.command_line(Config, main, NAME, __doc__)
+    runs.command_line(Config, main, NAME, __doc__)

@@ -16,12 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bspec_jax import checkpoints, classifier, data, figures, files, gradients, run
+from bspec_jax import classifier, data, figures, runs
+from bspec_jax.analysis import gradients
+from bspec_jax.analysis.hessian import choose_leaves, hessian_blocks
+from bspec_jax.analysis.hessian_measures import block_measures, branch_spectra, spectrum
 from bspec_jax.data.augmentation import normalise
-from bspec_jax.hessian import choose_leaves, hessian_blocks
-from bspec_jax.hessian_measures import block_measures, branch_spectra, spectrum
-from bspec_jax.leaves import select_leaves
 from bspec_jax.losses import classification_loss
+from bspec_jax.storage import checkpoints, files
+from bspec_jax.trees import select_leaves
 from experiments.tables import number
 
 FIRST_LAYER = ("stem/kernel",)
@@ -60,10 +62,10 @@ def prepare(path: Path, leaves: tuple[str, ...] | None) -> Case:
     try:
         chosen, _ = select_leaves(last.params, leaves)
     except ValueError as error:
-        raise run.FlagError(f"--leaves: {error}") from None
+        raise runs.FlagError(f"--leaves: {error}") from None
     size = sum(leaf.size for leaf in jax.tree.leaves(chosen))
     if size > MOST_PARAMETERS:
-        raise run.FlagError(
+        raise runs.FlagError(
             f"--leaves chooses {size:,} parameters in all branches, and the Hessian is "
             f"taken of at most {MOST_PARAMETERS:,}: choose fewer"
         )
@@ -137,11 +139,11 @@ def stages_of(case: Case) -> list[Stage]:
 
 def hessian(workdir, name, respond, loss, stage, images, labels, leaves) -> np.ndarray:
     """The exact Hessian `[M, P, M, P]`, from the disk if it is there."""
-    path = workdir / run.UNFINISHED / f"{name}.npz"
+    path = workdir / runs.UNFINISHED / f"{name}.npz"
     if path.exists():
         return files.load_arrays(path, {"hessian": None})["hessian"]
     what = f"Hessian at step {stage.step}, clamp {name.split('_')[0]}"
-    with run.progress_bar(len(labels), what, "image") as advance:
+    with runs.progress_bar(len(labels), what, "image") as advance:
         blocks = hessian_blocks(
             respond,
             loss,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bspec_jax.errors import FlagError
+from bspec_jax.storage.errors import FlagError
 
 
 def check(weights: Path) -> None:

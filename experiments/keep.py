@@ -14,9 +14,9 @@ from typing import Annotated
 
 import tyro
 
-from bspec_jax import checkpoints
-from bspec_jax.errors import UserError, in_one_line
-from bspec_jax.run import load_results
+from bspec_jax.runs import load_results
+from bspec_jax.storage import checkpoints
+from bspec_jax.storage.errors import UserError, in_one_line
 
 NAME = "python -m experiments.keep"
 # Folders of a run that serve the training, or that its networks give again.

@@ -16,9 +16,9 @@ from typing import Annotated
 import tyro
 from PIL import Image
 
-from bspec_jax import figures, run
-from bspec_jax.errors import UserError, in_one_line
-from bspec_jax.files import write_json
+from bspec_jax import figures
+from bspec_jax.storage.errors import UserError, in_one_line
+from bspec_jax.storage.files import write_json
 from experiments.report_findings import conclusions, findings
 from experiments.report_pages import page, row, row_of_run, to_html
 from experiments.report_runs import Run, load
@@ -39,7 +39,7 @@ def report(
       workdir: the folder to write to; must be new or empty. Default:
         runs/report/<UTC time>.
     """
-    workdir = workdir or run.new_folder("report")
+    workdir = workdir or runs.new_folder("report")
     if not runs:
         raise UserError("name the folders of finished runs", status=2)
     if workdir.exists() and any(workdir.iterdir()):

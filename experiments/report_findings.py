@@ -9,10 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bspec_jax import specialization as sp
+from bspec_jax.analysis import specialization as sp
+from bspec_jax.analysis.observations import (
+    OBSERVATIONS,
+    average,
+    evaluate,
+    evaluate_hessian,
+)
 from bspec_jax.figures import TASK_TITLES
-from bspec_jax.files import to_json
-from bspec_jax.observations import OBSERVATIONS, average, evaluate, evaluate_hessian
+from bspec_jax.storage.files import to_json
 from experiments.report_runs import Run
 
 LEVELS = ("toy", "classifier", "generator")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from bspec_jax.observations import OBSERVATIONS, VERDICTS
+from bspec_jax.analysis.observations import OBSERVATIONS, VERDICTS
 from experiments.report_findings import Finding
 from experiments.report_runs import EXPERIMENTS, Run
 from experiments.tables import number

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bspec_jax import files, run
-from bspec_jax.errors import UserError
+from bspec_jax import runs
+from bspec_jax.storage import files
+from bspec_jax.storage.errors import UserError
 
 EXPERIMENTS = (
     "toy",
@@ -92,7 +93,7 @@ def read(folder: Path) -> Run:
         raise UserError(f"a run of {experiment}, which is not reported")
     if not (folder / "results.json").exists():
         raise UserError(f"an unfinished run of {experiment}")
-    results = run.load_results(folder)
+    results = runs.load_results(folder)
     environment = files.read_json(folder / "environment.json", "environment")
     for name, holder in (("config", results), ("command", environment)):
         if name not in holder:

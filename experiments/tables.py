@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from bspec_jax.observations import VERDICTS
+from bspec_jax.analysis.observations import VERDICTS
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -17,9 +17,11 @@ from typing import ClassVar, Literal
 import jax
 import numpy as np
 
-from bspec_jax import figures, files, run, sweeps, toy
-from bspec_jax.observations import evaluate, index_of_quarter
-from bspec_jax.specialization import covariance
+from bspec_jax import figures, runs, toys
+from bspec_jax.analysis.observations import evaluate, quarter_index
+from bspec_jax.analysis.specialization import covariance
+from bspec_jax.storage import files
+from bspec_jax.toys import measures, sweeps
 from experiments.tables import number, observation_lines
 
 NAME = "toy"
@@ -40,7 +42,7 @@ POSITIVE = ("learning_rate", "init_scale", *list(PHASE_AXES.values())[1:])
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(run.RunConfig):
+class Config(runs.RunConfig):
     """Flags of the toy experiment."""
 
     COUNTS: ClassVar = ("trials", "overlay_trials", "steps", "branches")
@@ -64,7 +66,7 @@ class Config(run.RunConfig):
     """Trials for each M with the second step."""
     negative_slope: float = 0.01
     """Slope of the leaky ReLU below zero in a sweep."""
-    init: toy.InitDistribution = "normal"
+    init: toys.InitDistribution = "normal"
     """Distribution of the initial w and b: N(0, s^2) or U(-s, s)."""
     init_scale: float = 1.0
     """The s of --init in a sweep."""
@@ -77,18 +79,18 @@ class Config(run.RunConfig):
 
     def check(self) -> None:
         super().check()
-        run.check_flag(self, "tasks", toy.TASKS.__contains__, "a task")
+        runs.check_flag(self, "tasks", toys.TASKS.__contains__, "a task")
         for name in ("negative_slope", "phase_negative_slopes"):
-            run.check_flag(self, name, math.isfinite, "finite")
+            runs.check_flag(self, name, math.isfinite, "finite")
         for name in POSITIVE:
-            run.check_flag(
+            runs.check_flag(
                 self, name, lambda v: 0 < v < math.inf, "positive and finite"
             )
-        run.check_flag(
+        runs.check_flag(
             self, "overlay_learning_rate", lambda v: 0 <= v < math.inf, "finite, >= 0"
         )
         widest = max(self.branches_list)
-        run.check_memory(
+        runs.check_memory(
             sweeps.memory_estimate(self.num_trials, widest),
             f"{self.num_trials:,} trials of up to {widest:,} branches",
             "use fewer --branches or --trials",
@@ -129,11 +131,11 @@ class Config(run.RunConfig):
 def main(config: Config) -> None:
     started = time.perf_counter()
     if config.figures_only:
-        run.redraw(config.workdir, NAME, draw)
+        runs.redraw(config.workdir, NAME, draw)
         return
-    workdir = run.start(config, NAME)
+    workdir = runs.start(config, NAME)
     make = sweep if config.mode == "sweep" else phase
-    run.conclude(workdir, config, make(config, workdir), started, draw, summary)
+    runs.conclude(workdir, config, make(config, workdir), started, draw, summary)
 
 
 def draw(results: dict) -> dict:
@@ -166,12 +168,12 @@ def train_table(
     Each chunk is a pure function of the flags, so a resumed run ends as one that was
     never stopped.
     """
-    folder = workdir / run.UNFINISHED
+    folder = workdir / runs.UNFINISHED
     folder.mkdir(exist_ok=True)
     initial = sweeps.init_trials(jax.random.key(config.seed), table, init=config.init)
     total = table.trial.size
     parts = []
-    with run.progress_bar(total, "trials") as advance:
+    with runs.progress_bar(total, "trials") as advance:
         for start in range(0, total, CHUNK):
             chunk = initial.select(slice(start, start + CHUNK))
             path = folder / f"trials_{start:09d}.npz"
@@ -225,11 +227,11 @@ def sweep(config: Config, workdir: Path) -> dict:
     results, overlay = {}, {}
     for task in tasks:
         alone = part("alone", task)
-        control = [sweeps.sum_trained_alone(alone, members[:m]) for m in branches]
+        control = [measures.sum_trained_alone(alone, members[:m]) for m in branches]
         stages = {
-            "converged": sweeps.measure_means(part("sweep", task), shape),
-            "initial": sweeps.measure_means(part("sweep", task, initial), shape),
-            "control": sweeps.measure_means(sweeps.stack(control), shape),
+            "converged": measures.measure_means(part("sweep", task), shape),
+            "initial": measures.measure_means(part("sweep", task, initial), shape),
+            "control": measures.measure_means(sweeps.stack(control), shape),
         }
         results[task] = outcome(branches, part("sweep", task), stages["converged"])
         results[task]["measures"] = stages
@@ -238,7 +240,7 @@ def sweep(config: Config, workdir: Path) -> dict:
         )
         if config.overlay_learning_rate:
             smaller = part("overlay", task)
-            means = sweeps.measure_means(smaller, shape)
+            means = measures.measure_means(smaller, shape)
             overlay[task] = outcome(branches, smaller, means)
     return {
         "tasks": results,
@@ -260,7 +262,7 @@ def phase(config: Config, workdir: Path) -> dict:
     results = {}
     for task in tasks:
         of_task = trained.select(table.task == task)
-        means = sweeps.measure_means(of_task, shape)
+        means = measures.measure_means(of_task, shape)
         results[task] = {"axes": axes} | outcome(branches, of_task, means, shape)
     return {"tasks": results}
 
@@ -271,7 +273,7 @@ def outcome(branches, trained: sweeps.Trials, means: dict, shape=None) -> dict:
     return {
         "branches": branches,
         "trials": trained.error.size // math.prod(shape),
-        **sweeps.success_rates(trained, shape),
+        **measures.success_rates(trained, shape),
         "mean_active": means["num_active"]["mean"],
         "mean_active_interval": means["num_active"]["interval"],
         "mean_silent": means["num_silent"]["mean"],
@@ -281,8 +283,8 @@ def outcome(branches, trained: sweeps.Trials, means: dict, shape=None) -> dict:
 
 def dynamics(config: Config, task: str) -> dict:
     """Figure 2: the first typical run and the first of each rare kind, at M = 2."""
-    x, y = (np.array(values) for values in toy.TASKS[task])
-    network = toy.toy_network(2, init=config.init, init_scale=config.init_scale)
+    x, y = (np.array(values) for values in toys.TASKS[task])
+    network = toys.toy_network(2, init=config.init, init_scale=config.init_scale)
     key = jax.random.key(config.seed)
     options = {
         "learning_rate": config.learning_rate,
@@ -292,18 +294,18 @@ def dynamics(config: Config, task: str) -> dict:
     }
 
     def follow(trial):
-        params, _ = network.init(toy.trial_key(key, 2, trial))
-        return toy.record(params, x, y, **options)
+        params, _ = network.init(toys.trial_key(key, 2, trial))
+        return toys.record(params, x, y, **options)
 
     recorded = np.array(jax.vmap(follow)(np.arange(SEARCH_TRIALS)))
-    kinds = toy.classify_dynamics(recorded, y, RECORD_EVERY)
+    kinds = toys.classify_dynamics(recorded, y, RECORD_EVERY)
     examples = {}
     for kind, of_kind in kinds._asdict().items():
         if not of_kind.any():
             continue
         trial = int(of_kind.argmax())
         error = ((recorded[trial].sum(1) - y) ** 2).sum(-1)
-        shown = min(error.size, int(1.5 * np.argmax(error < toy.TOLERANCE)) + 10)
+        shown = min(error.size, int(1.5 * np.argmax(error < toys.TOLERANCE)) + 10)
         name = kind if kind == "typical" else f"rare_{kind}"
         examples[name] = {
             "task": task,
@@ -319,7 +321,7 @@ def dynamics(config: Config, task: str) -> dict:
 
 def covariances(task: str, trained: sweeps.Trials) -> dict:
     """Figure 3 right: F F^T of the first ten trials at M = 10."""
-    v = sweeps.trial_responses(trained)[:, :COVARIANCE_BRANCHES]
+    v = measures.trial_responses(trained)[:, :COVARIANCE_BRANCHES]
     return {
         "task": task,
         "branches": COVARIANCE_BRANCHES,
@@ -333,10 +335,10 @@ def responses(task: str, trained: sweeps.Trials) -> dict:
 
     The first with 3 active branches, as in the paper, and the first with another count.
     """
-    active = sweeps.measure_trials(trained).num_active
+    active = measures.measure_trials(trained).num_active
     three = np.flatnonzero(trained.converged & (active == 3))[:1]
     other = np.flatnonzero(trained.converged & (active != 3))[:1]
-    x, y = toy.TASKS[task]
+    x, y = toys.TASKS[task]
     examples = []
     for trial in [*three, *other]:
         one = trained.select([trial])
@@ -347,7 +349,7 @@ def responses(task: str, trained: sweeps.Trials) -> dict:
                 "w": one.w[:RESPONSE_BRANCHES, 0],
                 "b": one.b[:RESPONSE_BRANCHES, 0],
                 "negative_slope": one.negative_slope[0],
-                "responses": sweeps.trial_responses(one)[0, :RESPONSE_BRANCHES],
+                "responses": measures.trial_responses(one)[0, :RESPONSE_BRANCHES],
             }
         )
     return {"task": task, "x": x, "y": y, "examples": examples}
@@ -365,7 +367,7 @@ def _phase_lines(task: str, data: dict) -> list[str]:
     """How many cells of the grid learn reliably, and in how many of them 6 holds."""
     success = np.array(data["success_rate"], float)[-1]
     active = np.array(data["mean_active"], float)
-    quarter = index_of_quarter(data["branches"])
+    quarter = quarter_index(data["branches"])
     lines = [f"{task}, {data['trials']} trials a cell, M = {data['branches']}"]
     for i, slope in enumerate(data["axes"]["negative_slope"]):
         learns = success[i] >= 0.95
@@ -398,4 +400,4 @@ def _sweep_lines(task: str, data: dict) -> list[str]:
 
 
 if __name__ == "__main__":
-    run.command_line(Config, main, NAME, __doc__)
+    runs.command_line(Config, main, NAME, __doc__)

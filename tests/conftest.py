@@ -45,6 +45,9 @@ def x64():
 
 
 def pytest_collection_modifyitems(items):
-    """The files of whole runs first: the short ones fill up what the workers have."""
-    whole = ("test_experiment", "test_colabs")
-    items.sort(key=lambda item: not item.path.name.startswith(whole))
+    """Files of whole runs first: short ones then fill up what the workers have."""
+    items.sort(key=lambda item: not _has_whole_runs(item.path))
+
+
+def _has_whole_runs(path):
+    return path.parent.name == "experiments" or path.name == "test_colabs.py"

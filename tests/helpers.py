@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bspec_jax import run, sweeps
+from bspec_jax import runs
+from bspec_jax.toys import sweeps
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,7 +58,7 @@ def check_refused(experiment, flags, status, message, monkeypatch, capsys):
     name = experiment.NAME
     monkeypatch.setattr(sys, "argv", [name, *map(str, flags)])
     with pytest.raises(SystemExit) as end:
-        run.command_line(experiment.Config, experiment.main, name, "")
+        runs.command_line(experiment.Config, experiment.main, name, "")
     out, err = capsys.readouterr()
     assert end.value.code == status
     assert out == ""

@@ -1,95 +1,51 @@
-"""The arrows of the layout, read from the imports."""
+"""The layout: packages import downwards only, and the tests mirror them."""
 
 import ast
+import configparser
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CORE = {
-    "batching",
-    "branching",
-    "chan_vese",
-    "conv",
-    "errors",
-    "gradients",
-    "hessian",
-    "hessian_estimates",
-    "hessian_measures",
-    "leaves",
-    "losses",
-    "segmentation",
-    "specialization",
-    "statistics",
-    "observations",
-    "contributions",
-    "recombination",
-    "shading",
-    "toy",
-    "sweeps",
-    "training",
-}
-EXTERNAL_OF_CORE = {"jax", "numpy", "jaxtyping", "scipy"}  # JAX itself needs SciPy
-# What each other module may import besides the standard library and the core.
-MAY_IMPORT = {
-    "checkpoints": {"jax", "numpy", "orbax"},
-    "classifier": {"jax", "jaxtyping", "numpy"},
-    "classifier_training": {"jax", "jaxtyping", "numpy", "optax"},
-    "adapters": {"flax", "jax"},
-    "decomposition": {"jaxtyping", "numpy", "skimage"},
-    "generator": {"jax", "jaxtyping", "numpy"},
-    "generator_training": {"jax", "jaxtyping", "numpy", "optax"},
-    "data": {
-        "PIL",
-        "absl",
-        "grain",
-        "jax",
-        "jaxtyping",
-        "numpy",
-        "tensorflow_datasets",
-        "tyro",
-    },
-    "figures": {"matplotlib", "numpy"},
-    "models": {"flax", "jax", "jaxtyping", "numpy", "scipy"},
-    "files": {"jax", "numpy"},
-    "run": {"jax", "tyro", "tqdm"},
-}
-# What is not core and yet imported by what is not an experiment.
-ABOVE = {
-    "checkpoints": {"files"},
-    "run": {"files"},
-    "classifier": {"adapters", "checkpoints", "data", "models"},
-    "classifier_training": {"checkpoints", "classifier", "data"},
-    "generator": {"adapters", "checkpoints", "models"},
-    "generator_training": {"checkpoints", "data", "generator", "models"},
-}
-# Inside the core, a module imports from rows above its own only.
-ORDER = [
-    {
-        "batching",
-        "branching",
-        "chan_vese",
-        "conv",
-        "errors",
-        "leaves",
-        "losses",
-        "recombination",
-        "shading",
-        "statistics",
-        "specialization",
-        "hessian_measures",
-    },
-    {
-        "toy",
-        "gradients",
-        "observations",
-        "contributions",
-        "segmentation",
-        "training",
-    },
-    {"sweeps", "hessian"},
-    {"hessian_estimates"},
+# From the bottom to the top; a package imports from those above it in this list only.
+# The modules of bspec_jax that are in no package are the core.
+PACKAGES = [
+    "core",
+    "storage",
+    "analysis",
+    "toys",
+    "components",
+    "data",
+    "classifier",
+    "generator",
+    "runs",
+    "figures",
+    "experiments",
 ]
+# What only some packages may import, besides the standard library.
+RESERVED = {
+    "flax": {"core", "classifier", "generator"},  # networks, and core's adapters
+    "matplotlib": {"figures"},
+    "optax": {"classifier", "generator"},
+    "orbax": {"storage"},
+    "PIL": {"data", "experiments"},
+    "scipy": {"analysis", "classifier", "components", "generator"},
+    "tqdm": {"runs", "experiments"},
+    "tyro": {"runs", "data", "experiments"},
+}
+# Results become figures without anything of the library but the style beside them.
+FIGURES_IMPORT = {"figures"}
+
+
+def modules():
+    """Path and imports of each module, by dotted name."""
+    found = {}
+    for folder in ("bspec_jax", "experiments"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return {name: (path, set(imports(path))) for name, path in found.items()}
 
 
 def imports(path):
@@ -98,60 +54,76 @@ def imports(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            if node.module == "bspec_jax":
-                yield from (f"bspec_jax.{alias.name}" for alias in node.names)
-            else:
-                yield node.module
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def modules():
-    """What each module imports, by dotted name; a package's `__init__` by its own."""
-    found = {}
-    for path in (ROOT / "bspec_jax").rglob("*.py"):
-        parts = path.relative_to(ROOT / "bspec_jax").with_suffix("").parts
-        name = ".".join(parts if parts[-1] != "__init__" else parts[:-1])
-        found[name or "__init__"] = set(imports(path))
-    return found
+MODULES = modules()
 
 
-def external(names):
-    import sys
-
-    tops = {name.split(".")[0] for name in names}
-    return tops - set(sys.stdlib_module_names) - {"bspec_jax"}
+def package_of(name):
+    """The package of a module; None for `bspec_jax` itself and what is not ours."""
+    top, *rest = name.split(".")
+    if top == "experiments":
+        return top
+    if top != "bspec_jax" or not rest:
+        return None
+    return rest[0] if rest[0] in PACKAGES else "core"
 
 
 def internal(names):
-    return {name.split(".")[1] for name in names if name.startswith("bspec_jax.")}
+    """Of some imported names those of our packages."""
+    return {package_of(name) for name in names} - {None}
 
 
-@pytest.mark.parametrize("module", sorted(set(modules()) - {"__init__"}))
-def test_each_module_imports_only_what_its_place_allows(module):
-    names = modules()[module]
-    if module in CORE:
-        assert external(names) <= EXTERNAL_OF_CORE
-        row = next(i for i, row in enumerate(ORDER) if module in row)
-        assert internal(names) <= set().union(*ORDER[:row])
-    else:
-        top = module.split(".")[0]
-        assert external(names) <= MAY_IMPORT[top]
-        assert internal(names) <= CORE | {top} | ABOVE.get(top, set())
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"bspec_jax"}))
+def test_packages_import_downwards_only(module):
+    _, names = MODULES[module]
+    package = package_of(module)
+    allowed = set(PACKAGES[: PACKAGES.index(package) + 1])
+    if package == "figures":
+        allowed = FIGURES_IMPORT
+    assert internal(names) <= allowed
+    assert "experiments" not in internal(names) or package == "experiments"
+    for library, packages in RESERVED.items():
+        if library in {name.split(".")[0] for name in names}:
+            assert package in packages, f"{module} imports {library}"
+
+
+def test_the_core_needs_jax_and_numpy_alone():
+    ours = {"jax", "numpy", "jaxtyping", "bspec_jax"} | set(sys.stdlib_module_names)
+    for module, (_, names) in MODULES.items():
+        if package_of(module) == "core" and module != "bspec_jax.adapters":
+            assert {name.split(".")[0] for name in names} <= ours, module
+
+
+def test_modules_have_no_cycle():
+    """Within a package too; a package's own `__init__` may collect its modules."""
+    edges = {
+        module: {name for name in names if name in MODULES and name != module}
+        for module, (path, names) in MODULES.items()
+        if path.name != "__init__.py"
+    }
+    done = set()
+
+    def visit(module, above):
+        assert module not in above, " -> ".join([*above, module])
+        if module not in done:
+            for other in edges.get(module, ()):
+                visit(other, (*above, module))
+            done.add(module)
+
+    for module in edges:
+        visit(module, ())
 
 
 def test_importing_the_package_needs_no_flax_and_no_matplotlib():
-    names = modules()["__init__"]
-    assert not external(names)
-    assert internal(names) <= CORE
-
-
-def test_the_library_never_imports_experiments():
-    for names in modules().values():
-        assert not any(name.startswith("experiments") for name in names)
+    _, names = MODULES["bspec_jax"]
+    assert internal(names) <= {"core", "analysis"}
+    assert not [name for name in names if not name.startswith("bspec_jax")]
 
 
 def test_only_bspec_jax_is_installed():
-    import configparser
-
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     patterns = setup["options.packages.find"]["include"].split()
@@ -159,6 +131,17 @@ def test_only_bspec_jax_is_installed():
     assert "cuda" not in setup["options"]["install_requires"]
 
 
-def test_every_module_of_the_library_has_its_tests():
-    for module in {name.split(".")[0] for name in modules()} - {"__init__"}:
-        assert (ROOT / "tests" / f"test_{module}.py").exists(), module
+def test_every_package_has_its_tests():
+    tests = ROOT / "tests"
+    for package in PACKAGES[1:]:
+        assert list((tests / package).glob("test_*.py")), package
+    for module in MODULES:
+        if package_of(module) == "core":
+            name = module.split(".")[1]
+            assert (tests / f"test_{name}.py").exists(), module
+
+
+def test_every_folder_of_modules_is_a_package():
+    for folder in ("bspec_jax", "experiments"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert (path.parent / "__init__.py").exists(), path

@@ -158,16 +158,16 @@ def test_the_grouped_forms_of_other_platforms(operands):
     y = conv.forward_p.bind(x, k, **params)
     ct = np.cos(np.arange(y.size)).reshape(y.shape)
     for primitive, form, pair, size in (
-        (conv.forward_p, partial(conv._together, conv._forward), (x, k), {}),
+        (conv.forward_p, partial(conv._grouped, conv._forward), (x, k), {}),
         (
             conv.input_gradient_p,
-            partial(conv._together, conv._input_gradient),
+            partial(conv._grouped, conv._input_gradient),
             (ct, k),
             {"size": x.shape[2:4]},
         ),
         (
             conv.kernel_gradient_p,
-            conv._kernel_gradient_together,
+            conv._grouped_kernel_gradient,
             (x, ct),
             {"size": k.shape[1:3]},
         ),
@@ -192,7 +192,7 @@ def test_a_gpu_gets_the_convolutions_that_vmap_makes(operands):
 
 
 def test_channels_that_do_not_fit():
-    with pytest.raises(ValueError, match="x has 3 channels, and the kernel takes 2"):
+    with pytest.raises(ValueError, match="x has 3 channels, but the kernel takes 2"):
         conv.conv(jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 2, 5)))
 
 

@@ -1,10 +1,11 @@
-"""Images to classify: where they come from, how they are split and augmented.
+"""Labelled images: data sets by name, their splits, augmentation, synthetic faces.
 
-`load` reads a set by name; `augmentation` holds what a training step does to a batch;
-`python -m bspec_jax.data.prepare NAME` fetches a TensorFlow Datasets set.
+`load` reads a data set; `python -m bspec_jax.data.prepare NAME` fetches one of
+TensorFlow Datasets.
 """
 
 from bspec_jax.data.images import Split
+from bspec_jax.data.selection import Selection, select
 from bspec_jax.data.sources import Dataset, load
 
-__all__ = ["Dataset", "Split", "load"]
+__all__ = ["Dataset", "Selection", "Split", "load", "select"]

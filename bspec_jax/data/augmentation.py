@@ -1,6 +1,6 @@
-"""What a training step does to a batch of images, inside `jax.jit`.
+"""Normalisation and random augmentation of image batches, for use inside `jax.jit`.
 
-Nothing here is random but by the key that is passed.
+All randomness comes from the `key` argument.
 """
 
 import math
@@ -18,7 +18,7 @@ def normalise(
     mean: Float[Array | np.ndarray, "C"],
     std: Float[Array | np.ndarray, "C"],
 ) -> Float32[Array, "N H W C"]:
-    """(images / 255 - mean) / std, by channel."""
+    """(images / 255 - mean) / std, per channel."""
     mean, std = (jnp.asarray(a, jnp.float32) for a in (mean, std))
     return (images.astype(jnp.float32) / 255 - mean) / std
 
@@ -26,9 +26,9 @@ def normalise(
 def random_crop(
     key: Key[Array, ""], images: UInt8[Array, "N H W C"], padding: int = 4
 ) -> UInt8[Array, "N H W C"]:
-    """Shifts each image on its own by up to `padding` pixels either way, in H and in W.
+    """Shifts each image independently by up to `padding` pixels in H and in W.
 
-    What comes in from outside is zero, a black pixel before normalisation.
+    Pixels from outside the image are zero, black before normalisation.
     """
     width = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = jnp.pad(images, width)
@@ -43,9 +43,9 @@ def random_crop(
 def random_flip(
     key: Key[Array, ""], images: Shaped[Array, "N H W C"]
 ) -> Shaped[Array, "N H W C"]:
-    """Swaps left and right of each image with probability 1/2."""
-    swapped = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
-    return jnp.where(swapped, images[:, :, ::-1], images)
+    """Mirrors each image left to right with probability 1/2."""
+    flipped = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
+    return jnp.where(flipped, images[:, :, ::-1], images)
 
 
 def augment(
@@ -55,7 +55,7 @@ def augment(
     padding: int = 4,
     flip: bool = True,
 ) -> UInt8[Array, "N H W C"]:
-    """`random_crop` and, if `flip`, `random_flip`, with keys of their own."""
+    """`random_crop`, then `random_flip` if `flip`, with independent keys."""
     crop_key, flip_key = jax.random.split(key)
     images = random_crop(crop_key, images, padding)
     return random_flip(flip_key, images) if flip else images
@@ -68,15 +68,17 @@ def random_resized_crop(
     area: tuple[float, float] = (0.8, 1.0),
     ratio: tuple[float, float] = (0.9, 1.1),
 ) -> Float[Array, "N H W C"]:
-    """Enlarges a random window of some images to the whole, bilinearly.
+    """Crops a random window of each image and resizes it, bilinearly, to full size.
 
-    The window's share of the area and its ratio of width to height (by its logarithm)
-    are uniform, as is its place.
+    The window's position, its share of the area and the logarithm of its aspect ratio
+    are uniform.
 
     Args:
-      probability: that an image is cropped.
+      probability: probability that an image is cropped.
+      area: range of the window's share of the image area.
+      ratio: range of the window's width / height, relative to the image's.
 
-    Source: the augmentation of StarGAN-v2, Choi et al., arXiv 1912.01865.
+    Source: StarGAN-v2, Choi et al., arXiv 1912.01865.
     """
     count, height, width = images.shape[:3]
     keys = jax.random.split(key, 4)
@@ -84,16 +86,16 @@ def random_resized_crop(
     root = jnp.sqrt(uniform(keys[0], minval=area[0], maxval=area[1]))
     low, high = map(math.log, ratio)
     stretch = jnp.exp(uniform(keys[1], minval=low, maxval=high) / 2)
-    # of the window, in H and in W, relative to the image's
+    # Sides of the window in H and W, as shares of the image's.
     size = jnp.minimum(jnp.stack([root / stretch, root * stretch], 1), 1)
     cropped = jax.random.bernoulli(keys[2], probability, (count,))
     size = jnp.where(cropped[:, None], size, 1)
-    place = (1 - size) * jax.random.uniform(keys[3], (count, 2))
+    corner = (1 - size) * jax.random.uniform(keys[3], (count, 2))
 
-    def resize(image, size, place):
+    def resize(image, size, corner):
         shape = jnp.array([height, width], image.dtype)
         return jax.image.scale_and_translate(
-            image, image.shape, (0, 1), 1 / size, -place * shape / size, "linear"
+            image, image.shape, (0, 1), 1 / size, -corner * shape / size, "linear"
         )
 
-    return jax.vmap(resize)(images, size, place)
+    return jax.vmap(resize)(images, size, corner)

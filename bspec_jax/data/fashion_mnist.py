@@ -1,7 +1,7 @@
 """Fashion-MNIST from its IDX files.
 
-Source: the format as in LeCun's description of MNIST's files: a big-endian magic number
-(0, 0, type, number of axes), the length of each axis, then the data.
+Source: LeCun's description of MNIST's files. A file holds a big-endian magic number
+(0, 0, type, number of axes), the length of each axis, and the data.
 """
 
 import gzip
@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from bspec_jax.data import prepared
 from bspec_jax.data.images import Part, Source, make_split
-from bspec_jax.errors import UserError
+from bspec_jax.storage.errors import UserError
 
-DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of dataset-fashion-mnist
+# Where the Debian package dataset-fashion-mnist installs the files.
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 CLASS_NAMES = (
     "T-shirt/top",
     "Trouser",
@@ -31,21 +33,33 @@ FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-UNSIGNED_BYTE = 8  # the type in the magic number
+UNSIGNED_BYTE = 8  # type code in the magic number
 
 
-def has_files(folder: Path) -> bool:
-    """Whether any of the four files is there, as it is or gzipped."""
-    return any(_path(folder, name) for pair in FILES.values() for name in pair)
+def find(name: str, data_dir: Path | None, image_size: int | None) -> Source:
+    """Fashion-MNIST from a folder with its four files, each plain or gzipped.
 
+    Without such files, the data set that TensorFlow Datasets prepared.
 
-def find(folder: Path, image_size: int | None) -> Source:
-    """The set in a folder that has the four files, each as it is or gzipped.
+    Args:
+      name: of the data set in TensorFlow Datasets.
+      data_dir: folder of the files. Default: the Debian package's.
+      image_size: side of the decoded images, in pixels. Default: as stored.
 
     Raises:
       UserError: if a file is missing or damaged.
     """
-    parts = {split: _part(folder, *names, image_size) for split, names in FILES.items()}
+    folder = data_dir or DEBIAN_FOLDER
+    if not any(_path(folder, file) for pair in FILES.values() for file in pair):
+        if prepared.is_prepared(name, data_dir):
+            return prepared.find(name, data_dir, image_size)
+        raise UserError(
+            f"no Fashion-MNIST in {folder}: run `apt-get install "
+            "dataset-fashion-mnist`"
+            + (" and omit `data_dir`" if data_dir else "")
+            + f", or `{prepared.command(name, data_dir)}`"
+        )
+    parts = {split: _part(folder, *pair, image_size) for split, pair in FILES.items()}
     return Source("fashion_mnist", parts["train"], parts["test"], CLASS_NAMES)
 
 
@@ -77,16 +91,16 @@ def _existing(folder, name):
     if (path := _path(folder, name)) is None:
         raise UserError(
             f"{folder} lacks {name}.gz; `apt-get install --reinstall "
-            f"dataset-fashion-mnist` puts all four files into {DEBIAN_FOLDER}"
+            f"dataset-fashion-mnist` installs all four files in {DEBIAN_FOLDER}"
         )
     return path
 
 
 def read_idx(path: Path, axes: int) -> np.ndarray:
-    """The bytes in an IDX file, in an array of that many axes.
+    """The array of bytes in an IDX file, with `axes` axes.
 
     Raises:
-      UserError: if the file is damaged, or of another type or number of axes.
+      UserError: if the file is damaged, or has another type or number of axes.
     """
     try:
         data = path.read_bytes()
@@ -99,12 +113,12 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     if data[: len(expected)] != expected or len(data) < header:
         raise UserError(
             f"{path} is damaged: it starts with {data[:4].hex() or 'nothing'}, not "
-            f"{expected.hex()} and {axes} lengths"
+            f"{expected.hex()} and {axes} axis lengths"
         )
     shape = tuple(map(int, np.frombuffer(data, ">u4", axes, len(expected))))
     if len(data) - header != math.prod(shape):
         raise UserError(
             f"{path} is damaged: it holds {len(data) - header} bytes of data, not the "
-            f"{' x '.join(map(str, shape))} that it announces"
+            f"{' x '.join(map(str, shape))} that its header announces"
         )
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)

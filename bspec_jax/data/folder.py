@@ -1,4 +1,4 @@
-"""A folder of images, one folder for each class."""
+"""Image folders: one subfolder per split, and in it one per class."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,37 +16,40 @@ from bspec_jax.data.images import (
     square,
     to_array,
 )
-from bspec_jax.errors import UserError
+from bspec_jax.storage.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-IMAGE_SIZE = 32  # unless told otherwise
-LAYOUT = "--data-dir needs DIR/train/<class>/*.png and DIR/test/<class>/*.png"
-# What pillow raises for a file that is no image, or a damaged one.
+IMAGE_SIZE = 32  # default side, in pixels
+LAYOUT = "`data_dir` must hold train/<class>/*.png and test/<class>/*.png"
+# Errors that pillow raises for damaged files and files that are not images.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def find(data_dir: Path | None, image_size: int | None) -> Source:
-    """The set in `data_dir/train/<class>/` and `data_dir/test/<class>/` (or `val`).
+    """The images in `data_dir/train/<class>/` and `data_dir/test/<class>/` (or `val`).
 
-    Classes are in the order of their names. Images become squares (default: of 32
-    pixels), grey ones if all of the set are grey, otherwise RGB.
+    Classes are sorted by name. Images are decoded to squares, grey if all images are
+    grey, otherwise RGB.
+
+    Args:
+      image_size: side of the squares, in pixels. Default: 32.
 
     Raises:
       UserError: if a folder is missing or empty, there are fewer than two classes, the
-        test data have one that the training data lack, or a file cannot be read as an
+        training data lack a class of the test data, or a file cannot be read as an
         image.
     """
     if data_dir is None:
-        raise UserError(f"the set `folder` needs its folder: {LAYOUT}")
+        raise UserError(f"the data set folder needs a path: {LAYOUT}")
     train = _subfolder(data_dir, "train")
     test = _subfolder(data_dir, "test", "val")
     classes = tuple(_class_names(train))
     if len(classes) < 2:
-        raise UserError(f"{train} holds a single class: there is nothing to tell apart")
+        raise UserError(f"{train} holds a single class; at least two are needed")
     if unknown := sorted(set(_class_names(test)) - set(classes)):
         raise UserError(
-            f"{test / unknown[0]} is of a class that {train} lacks; a class must have "
-            "images to train on"
+            f"{test / unknown[0]} is a class that {train} lacks; every class needs "
+            "training images"
         )
     examples = [_examples(part, classes) for part in (train, test)]
     grey = all(_mode(path) == "L" for part in examples for path, _ in part)
@@ -76,24 +79,24 @@ def _class_names(folder):
         if path.is_dir() and not path.name.startswith(".")
     )
     if not names:
-        raise UserError(f"{folder} holds no folder of a class: {LAYOUT}")
+        raise UserError(f"{folder} holds no class folder: {LAYOUT}")
     return names
 
 
 def _examples(folder, classes):
-    """Paths and labels; the test data may lack a class, but not have an empty one."""
-    found = []
+    """Paths and labels. A class's folder may be missing (in `test`), but not empty."""
+    examples = []
     for label, name in enumerate(classes):
         if not (folder / name).is_dir():
             continue
         paths = _images_in(folder / name)
         if not paths:
             raise UserError(
-                f"{folder / name} holds no image ({', '.join(SUFFIXES)}): add some, or "
-                "remove the folder"
+                f"{folder / name} holds no image ({', '.join(SUFFIXES)}): add images "
+                "or remove the folder"
             )
-        found += [(path, label) for path in paths]
-    return found
+        examples += [(path, label) for path in paths]
+    return examples
 
 
 def _images_in(folder):
@@ -133,20 +136,25 @@ def _pixels(path, mode, size):
 def read_images(
     paths: Sequence[Path], image_size: int, channels: int
 ) -> tuple[UInt8[np.ndarray, "N H W C"], list[Path]]:
-    """The images at some paths and in some folders, as squares; and where each is.
+    """Reads image files as squares, and returns their paths.
+
+    Args:
+      paths: image files, or folders of them.
+      image_size: side of the squares, in pixels.
+      channels: 1 for grey, 3 for RGB.
 
     Raises:
-      UserError: if one cannot be read, or a folder holds none.
+      UserError: if an image cannot be read, or a folder holds none.
     """
-    found = []
+    files = []
     for path in map(Path.expanduser, paths):
         inside = _images_in(path) if path.is_dir() else [path]
         if not inside:
             raise UserError(f"{path} holds no image ({', '.join(SUFFIXES)})")
-        found += inside
+        files += inside
     mode = "L" if channels == 1 else "RGB"
-    return np.stack([_pixels(path, mode, image_size) for path in found]), found
+    return np.stack([_pixels(path, mode, image_size) for path in files]), files
 
 
 def _unreadable(path):
-    return UnreadableError(f"cannot read {path} as an image: replace it, or remove it")
+    return UnreadableError(f"cannot read {path} as an image: replace or remove it")

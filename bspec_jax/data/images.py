@@ -1,25 +1,25 @@
-"""What every reader of images yields, and images of one size."""
+"""Labelled images: decoded splits, splits decoded on demand, and their sizes."""
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import Image
 
-from bspec_jax.errors import FlagError, UserError
+from bspec_jax.storage.errors import ArgumentError, UserError
 
 
 class UnreadableError(UserError):
-    """A file that is no image, or a damaged one."""
+    """A file that is not an image, or a damaged one."""
 
 
 class Split(NamedTuple):
     """Images and their classes.
 
     images: `[N, H, W, C]`, in 0..255.
-    labels: `[N]`, each the index of a class.
+    labels: `[N]`, indices of classes.
     """
 
     images: UInt8[np.ndarray, "N H W C"]
@@ -27,20 +27,23 @@ class Split(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of a set, of which nothing is decoded yet.
+    """A split decoded on demand.
 
-    count: of the examples.
-    read: decodes the examples of the indices `[K]` it is given, in that order.
-    labels: finds the classes of all examples, `[count]`, without decoding any.
+    count: number of examples.
+    read: decodes the examples at indices `[K]`, in that order.
+    labels: returns the classes of all examples, `[count]`, without decoding any.
+    ground_truth: `(indices, without=()) -> faces.Face`, what the examples were
+        rendered from, and with parts left out; None for pictures of the world.
     """
 
     count: int
     read: Callable[[np.ndarray], Split]
     labels: Callable[[], Int32[np.ndarray, " count"]]
+    ground_truth: Callable[..., Any] | None = None
 
 
 class Source(NamedTuple):
-    """A set as it is on the disk, before any split for validation."""
+    """A data set as stored, before any validation split."""
 
     name: str
     train: Part
@@ -52,17 +55,18 @@ def of_classes(source: Source, names: Sequence[str]) -> Source:
     """The examples of some classes, numbered in the order of `names`.
 
     Raises:
-      FlagError: if there is no class of that name (small or large letters), or it is
-        named twice.
+      ArgumentError: if a class does not exist (case is ignored) or is named twice.
     """
     known = [name.lower() for name in source.class_names]
     chosen = [name.lower() for name in names]
     for name in chosen:
         if name not in known:
             have = ", ".join(source.class_names)
-            raise FlagError(f"--classes: {source.name} has no {name}, it has {have}")
+            raise ArgumentError(
+                f"`classes`: {source.name} has no {name}, it has {have}"
+            )
         if chosen.count(name) > 1:
-            raise FlagError(f"--classes names {name} twice")
+            raise ArgumentError(f"`classes` names {name} twice")
     new = np.full(len(known), -1, np.int32)
     for label, name in enumerate(chosen):
         new[known.index(name)] = label
@@ -70,11 +74,12 @@ def of_classes(source: Source, names: Sequence[str]) -> Source:
     def part_of(part):
         labels = new[part.labels()]
         kept = np.flatnonzero(labels >= 0)
-
+        truth = part.ground_truth and partial(_truth_of_kept, part.ground_truth, kept)
         return Part(
             len(kept),
             partial(_read_kept, part, kept, labels),
             partial(labels.__getitem__, kept),
+            truth,
         )
 
     classes = tuple(source.class_names[known.index(name)] for name in chosen)
@@ -85,18 +90,22 @@ def _read_kept(part, kept, labels, indices):
     return Split(part.read(kept[indices]).images, labels[kept[indices]])
 
 
+def _truth_of_kept(ground_truth, kept, indices, without=()):
+    return ground_truth(kept[indices], without)
+
+
 def make_split(
     images: Sequence[np.ndarray] | np.ndarray,
     labels: Sequence[int] | np.ndarray,
     image_size: int | None,
 ) -> Split:
-    """A split of images `[H, W, C]`; `image_size` makes squares of that side of them.
+    """A split of images `[H, W, C]`, as squares of side `image_size` if it is given.
 
     Raises:
       UserError: if the images differ in size or channels, or there are none.
     """
     if len(images) == 0:
-        raise UserError("the set has a part without any image")
+        raise UserError("the data set has a split without images")
     if image_size is not None:
         images = [_fitted(image, image_size) for image in images]
     check_one_shape({image.shape for image in images})
@@ -104,12 +113,12 @@ def make_split(
 
 
 def check_one_shape(shapes: Collection[tuple[int, ...]]) -> None:
-    """Raises UserError if images have more shapes `(H, W, C)` than one."""
+    """Raises UserError for more than one image shape `(H, W, C)`."""
     if len(shapes) > 1:
         first, *_, last = ("x".join(map(str, shape)) for shape in sorted(shapes))
         raise UserError(
-            f"the images differ in shape ({first}, {last}): give --image-size, the "
-            "side of the squares to make of them"
+            f"the images differ in shape ({first}, {last}): set `image_size`, the side "
+            "of the squares that they become"
         )
 
 
@@ -125,12 +134,12 @@ def square(picture: Image.Image, size: int) -> Image.Image:
     """The central square of a picture, resized (bicubic) to `size` x `size` pixels."""
     side = min(picture.size)
     left, top = ((length - side) // 2 for length in picture.size)
-    # Not resize's own box: at its edges the filter sees pixels beyond it.
+    # Not resize's `box`: at its edges the filter would see pixels outside.
     cropped = picture.crop((left, top, left + side, top + side))
     return cropped.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def to_array(picture: Image.Image) -> UInt8[np.ndarray, "H W C"]:
-    """The pixels of a picture, with an axis of channels also where it is grey."""
+    """The pixels of a picture, with a channel axis for grey ones too."""
     pixels = np.asarray(picture)
     return pixels[..., None] if pixels.ndim == 2 else pixels

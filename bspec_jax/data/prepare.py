@@ -1,4 +1,4 @@
-"""Downloads a set of TensorFlow Datasets and prepares it for `bspec_jax.data.load`.
+"""Downloads and prepares a data set of TensorFlow Datasets for `bspec_jax.data.load`.
 
 python -m bspec_jax.data.prepare cifar10
 """
@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from bspec_jax.data import prepared
-from bspec_jax.errors import UserError, in_one_line
+from bspec_jax.storage.errors import UserError, in_one_line
 
 
 def prepare(
@@ -18,17 +18,17 @@ def prepare(
     data_dir: Path | None = None,
     archive_dir: Path | None = None,
 ) -> None:
-    """Downloads a set of TensorFlow Datasets and prepares it for `bspec_jax.data.load`.
+    """Downloads and prepares a data set of TensorFlow Datasets.
 
     Args:
-      name: of the set, such as cifar10.
-      data_dir: where it is to lie. Default: ~/tensorflow_datasets.
-      archive_dir: a folder with the set's archives, under their own names, where they
-        were downloaded by other means. They are checked like a download.
+      name: Name of the data set, such as cifar10.
+      data_dir: Folder to write to. Default: ~/tensorflow_datasets.
+      archive_dir: Folder of archives downloaded by other means, under their original
+        names. Their checksums are verified, as after a download.
 
     Raises:
-      UserError: if the set is unknown, TensorFlow is not installed, a download fails
-        or an archive is not the expected one.
+      UserError: if the data set is unknown, TensorFlow is not installed, a download
+        fails, or an archive has the wrong checksum.
     """
     data_dir, archive_dir = (
         path and path.expanduser() for path in (data_dir, archive_dir)
@@ -39,27 +39,27 @@ def prepare(
     prepared.class_names(name, builder)
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(
-            f"to prepare {name} needs TensorFlow: run "
+            f"preparing {name} needs TensorFlow: run "
             f"`{prepared.command(name, data_dir)}`"
         )
     import tensorflow_datasets as tfds
 
-    # Google's own copies of prepared sets are not in this format.
+    # Google's own copies of prepared data sets are in another file format.
     config = tfds.download.DownloadConfig(
         manual_dir=archive_dir, try_download_gcs=False
     )
     try:
         builder.download_and_prepare(download_config=config)
-    except Exception as error:  # the set's own code may raise anything
+    except Exception as error:  # a data set's own code may raise anything
         raise UserError(
             f"cannot prepare {name}: {prepared.one_line(error)} (--archive-dir takes "
-            "archives that were downloaded by other means)"
+            "archives downloaded by other means)"
         ) from error
     print(f"{name} is ready in {builder.data_dir}")
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command line."""
     program = "python -m bspec_jax.data.prepare"
     with in_one_line(program):
         tyro.cli(prepare, prog=program)

@@ -1,6 +1,6 @@
-"""Sets of TensorFlow Datasets that were prepared beforehand; TensorFlow is not needed.
+"""Reads prepared data sets of TensorFlow Datasets, without TensorFlow.
 
-`python -m bspec_jax.data.prepare NAME` prepares one, and needs it.
+Preparing one does need TensorFlow: `python -m bspec_jax.data.prepare NAME`.
 """
 
 import difflib
@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from bspec_jax.data.images import Part, Source, make_split
-from bspec_jax.errors import UserError
+from bspec_jax.storage.errors import UserError
 
-FILE_FORMAT = "array_record"  # of those that are read without TensorFlow
+FILE_FORMAT = "array_record"  # readable without TensorFlow
 
 
 def command(name: str, data_dir: Path | None) -> str:
-    """The shell command that prepares a set."""
+    """The shell command that prepares a data set."""
     where = "" if data_dir is None else f" --data-dir {shlex.quote(str(data_dir))}"
     return (
         'pip install "bspec_jax[data]" && '
@@ -30,12 +30,12 @@ def command(name: str, data_dir: Path | None) -> str:
 
 
 def builder(name: str, data_dir: Path | None, **options: Any) -> Any:
-    """The `tfds.core.DatasetBuilder` of a set; `options` as for `tfds.builder`.
+    """The `tfds.core.DatasetBuilder` of a data set; `options` as for `tfds.builder`.
 
     Raises:
-      UserError: if TensorFlow Datasets has no such set, or cannot construct it.
+      UserError: if TensorFlow Datasets has no such data set, or cannot construct it.
     """
-    import tensorflow_datasets as tfds  # takes a while, and other sets do without
+    import tensorflow_datasets as tfds  # slow, and not needed by other sources
 
     try:
         with quiet():
@@ -44,7 +44,7 @@ def builder(name: str, data_dir: Path | None, **options: Any) -> Any:
         known = tfds.list_builders(with_community_datasets=False)
         close = difflib.get_close_matches(name, [*known, "folder"])
         raise UserError(
-            f"no set of images is called {name}: there are cifar10, fashion_mnist, "
+            f"no data set is called {name}: there are cifar10, fashion_mnist, "
             "folder, and those for image classification in TensorFlow Datasets"
             + (f" (did you mean {' or '.join(close)}?)" if close else "")
         ) from None
@@ -55,42 +55,48 @@ def builder(name: str, data_dir: Path | None, **options: Any) -> Any:
 
 
 def is_prepared(name: str, data_dir: Path | None) -> bool:
-    """Whether a set was prepared in `data_dir`, by default tfds' own folder."""
+    """Whether a data set is prepared in `data_dir`, by default tfds' own folder."""
     with quiet():
         return builder(name, data_dir).is_prepared()
 
 
 def find(name: str, data_dir: Path | None, image_size: int | None) -> Source:
-    """A set that was prepared in `data_dir`, by default tfds' own folder.
+    """A data set prepared in `data_dir`, by default tfds' own folder.
+
+    Args:
+      image_size: side of the decoded images, in pixels. Default: as stored.
 
     Raises:
-      UserError: if the set is unknown, not prepared, prepared in a format that needs
-        TensorFlow, damaged, or not one of images and their classes.
+      UserError: if the data set is unknown, not prepared, prepared in a format that
+        needs TensorFlow, damaged, or not one for image classification.
     """
-    made = builder(name, data_dir)
+    tfds_builder = builder(name, data_dir)
+    splits = tfds_builder.info.splits
     with quiet():
-        names = class_names(name, made)
-        check_prepared(name, made, data_dir)
-        test = "test" if "test" in made.info.splits else "validation"
+        names = class_names(name, tfds_builder)
+        check_prepared(name, tfds_builder, data_dir)
+        test = "test" if "test" in splits else "validation"
         for split in ("train", test):
-            if split not in made.info.splits:
-                have = ", ".join(map(str, made.info.splits))
+            if split not in splits:
+                have = ", ".join(map(str, splits))
                 raise UserError(
-                    f"{name} has no split {split} (it has {have}): choose another set"
+                    f"{name} has no split {split} (it has {have}): choose another "
+                    "data set"
                 )
         parts = [
-            _part(made, split, len(names), image_size) for split in ("train", test)
+            _part(tfds_builder, split, len(names), image_size)
+            for split in ("train", test)
         ]
-    return Source(made.name, *parts, names)
+    return Source(tfds_builder.name, *parts, names)
 
 
-def class_names(name: str, made: Any) -> tuple[str, ...]:
-    """The names of the classes of a builder's set; numbers until it is prepared.
+def class_names(name: str, tfds_builder: Any) -> tuple[str, ...]:
+    """The class names of a builder's data set; numbers until it is prepared.
 
     Raises:
-      UserError: if it is not a set of images and their classes.
+      UserError: if it is not a data set for image classification.
     """
-    features = made.info.features
+    features = tfds_builder.info.features
     features = dict(features.items()) if hasattr(features, "items") else {}
     image, label = (features.get(key) for key in ("image", "label"))
     if (
@@ -100,86 +106,87 @@ def class_names(name: str, made: Any) -> tuple[str, ...]:
         or label.shape != ()
     ):
         raise UserError(
-            f"{name} is no set for image classification: it must have an `image` of "
-            "bytes and a `label` that is a class"
+            f"{name} is not an image classification data set: it must have an image "
+            "of bytes and a class label"
         )
     return tuple(map(str, label.names))
 
 
-def _part(made, split, num_classes, image_size):
+def _part(tfds_builder, split, num_classes, image_size):
     try:
-        source = made.as_data_source(split)
+        source = tfds_builder.as_data_source(split)
     except NotImplementedError:
         raise UserError(
-            f"{made.data_dir} holds {made.info.file_format.value} files, which only "
-            "TensorFlow reads: prepare it in another folder with "
-            f"`{command(made.name, Path('OTHER_DIR'))}`"
+            f"{tfds_builder.data_dir} holds {tfds_builder.info.file_format.value} "
+            "files, which only TensorFlow reads: prepare it in another folder with "
+            f"`{command(tfds_builder.name, Path('OTHER_DIR'))}`"
         ) from None
     except (OSError, RuntimeError, ValueError) as error:
-        raise damaged(made, error) from None
+        raise damaged(tfds_builder, error) from None
     return Part(
         len(source),
-        partial(_read, made, split, source, num_classes, image_size),
-        partial(_labels, made, split, num_classes),
+        partial(_read, tfds_builder, split, source, num_classes, image_size),
+        partial(_labels, tfds_builder, split, num_classes),
     )
 
 
-def _read(made, split, source, num_classes, image_size, indices: np.ndarray):
+def _read(tfds_builder, split, source, num_classes, image_size, indices: np.ndarray):
     try:
         with quiet():
             examples = [source[int(index)] for index in indices]
     except (OSError, RuntimeError, ValueError) as error:
-        raise damaged(made, error) from None
+        raise damaged(tfds_builder, error) from None
     images = [example["image"] for example in examples]
-    labels = _checked_labels(made, split, num_classes, examples)
+    labels = _checked_labels(tfds_builder, split, num_classes, examples)
     return make_split(images, labels, image_size)
 
 
-def _labels(made, split, num_classes):
+def _labels(tfds_builder, split, num_classes):
     import tensorflow_datasets as tfds
 
     decoders = {"image": tfds.decode.SkipDecoding()}
     with quiet():
-        examples = list(made.as_data_source(split, decoders=decoders))
-    return _checked_labels(made, split, num_classes, examples)
+        examples = list(tfds_builder.as_data_source(split, decoders=decoders))
+    return _checked_labels(tfds_builder, split, num_classes, examples)
 
 
-def _checked_labels(made, split, num_classes, examples):
+def _checked_labels(tfds_builder, split, num_classes, examples):
     labels = np.array([example["label"] for example in examples], np.int32)
     if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
         raise UserError(
-            f"the split {split} of {made.name} has examples without a label: choose "
-            "another set"
+            f"the split {split} of {tfds_builder.name} has examples without a label: "
+            "choose another data set"
         )
     return labels
 
 
-def check_prepared(name: str, made: Any, data_dir: Path | None) -> None:
-    """Raises UserError, with the command to run, if a set is not prepared."""
-    if not made.is_prepared():
+def check_prepared(name: str, tfds_builder: Any, data_dir: Path | None) -> None:
+    """Raises UserError, with the command to run, if a data set is not prepared."""
+    if not tfds_builder.is_prepared():
         raise UserError(
-            f"{name} is not prepared in {made.data_dir}: run "
+            f"{name} is not prepared in {tfds_builder.data_dir}: run "
             f"`{command(name, data_dir)}`"
         )
 
 
-def damaged(made: Any, error: Exception) -> UserError:
-    """The complaint about a set that cannot be read."""
+def damaged(tfds_builder: Any, error: Exception) -> UserError:
+    """The error for a data set that cannot be read."""
     return UserError(
-        f"{made.data_dir} is damaged ({one_line(error)}): delete it and run "
-        f"`python -m bspec_jax.data.prepare {made.name}` with the same --data-dir"
+        f"{tfds_builder.data_dir} is damaged ({one_line(error)}): delete it and run "
+        f"`python -m bspec_jax.data.prepare {tfds_builder.name}` with the same "
+        "--data-dir"
     )
 
 
 def one_line(error: Exception) -> str:
-    """The beginning of an error's message, in one line."""
+    """The start of an error's message, on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 400 else f"{text[:400]}..."
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without tfds' warnings, such as that a set is not there."""
+    """Silences tfds' warnings, such as about a missing data set."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)

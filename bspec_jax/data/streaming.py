@@ -1,7 +1,7 @@
-"""Batches that are read while a network trains, in which every class is as frequent.
+"""Class-balanced batches, decoded while a network trains.
 
-Batch t is a function of the seed and t alone: a training that goes on at step t asks
-for the batches from t on, and there is no position in the data to save.
+Batch t is a function of the seed and t alone: a training resumed at step t asks for the
+batches from t on, and has no position in the data to save.
 """
 
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ from absl import flags
 from jaxtyping import Int32, UInt8
 
 from bspec_jax.data.images import Part, Split, UnreadableError
-from bspec_jax.errors import UserError
+from bspec_jax.storage.errors import UserError
 
-IN_MEMORY = 2**30  # bytes up to which a part is read as a whole
-READY = 4  # batches that are read ahead
-AT_ONCE = 64  # examples that are read at once, where all can be
+IN_MEMORY = 2**30  # bytes up to which a part is decoded as a whole
+PREFETCH = 4  # batches decoded ahead
+AT_ONCE = 64  # examples decoded at once
 
 
 class Batch(NamedTuple):
-    """Images, their classes, and which could not be read.
+    """Images, their classes, and the unreadable examples that they replace.
 
     images: `[B, H, W, C]`, in 0..255.
     labels: `[B]`.
-    skipped: `[B]`, the index of an example that this one stands in for; -1 if none.
+    skipped: `[B]`, index of the unreadable example that an image replaces; else -1.
     """
 
     images: UInt8[np.ndarray, "B H W C"]
@@ -39,39 +39,44 @@ def batches(
 ) -> Iterator[Batch]:
     """Batches `start`, `start` + 1, ... without end.
 
-    Classes take turns, and each is shuffled anew whenever it was seen as a whole. An
-    example that cannot be read is replaced by the next of its class.
+    Classes take turns, and each is reshuffled after every pass over its examples. An
+    unreadable example is replaced by the next readable one of its class.
 
     Args:
-      part: which examples; each class must have some.
+      part: the examples; every class has at least one.
+      batch_size: images per batch.
       seed: of the order.
-      workers: processes that read, for images that take long to decode; 0 reads in
+      start: the first batch.
+      workers: processes that decode, for images that are slow to decode; 0 decodes in
         threads of this process.
+
+    Raises:
+      UserError: while iterating, if no example of a class can be read.
     """
     labels = part.labels()
     members = [np.flatnonzero(labels == c) for c in range(labels.max() + 1)]
     classes = [
-        grain.MapDataset.source(of_class).seed(seed + c).shuffle().repeat()
-        for c, of_class in enumerate(members)
+        grain.MapDataset.source(indices).seed(seed + c).shuffle().repeat()
+        for c, indices in enumerate(members)
     ]
-    # Nothing but functions of modules, which worker processes can be sent.
+    # Worker processes receive the function pickled, hence no closure.
     order = (
         grain.MapDataset.mix(classes)
         .map(partial(_read_one, part, members))
         .batch(batch_size)
     )
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=READY)
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=PREFETCH)
     stream = order[start:].to_iter_dataset(options)
     if workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain's workers look at absl's flags
+            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return iter(stream)
 
 
 def _read_one(part, members, index):
-    """An example, or the next of its class that can be read."""
-    label = next(c for c, of_class in enumerate(members) if index in of_class)
+    """An example, or the next readable one of its class."""
+    label = next(c for c, indices in enumerate(members) if index in indices)
     first = int(np.searchsorted(members[label], index))
     skipped = -1
     for candidate in np.roll(members[label], -first):
@@ -85,34 +90,48 @@ def _read_one(part, members, index):
 
 
 def read_readable(part: Part, indices: np.ndarray) -> tuple[Split, list[str]]:
-    """The examples of these indices that can be read, and the others' complaints."""
-    read, complaints = [], []
+    """The readable examples of these indices, and messages about the others.
+
+    Raises:
+      UserError: if no example can be read.
+    """
+    splits, messages = [], []
     for start in range(0, len(indices), AT_ONCE):
         some = indices[start : start + AT_ONCE]
         try:
-            read.append(part.read(some))
+            splits.append(part.read(some))
         except UnreadableError:
+            # One of them is unreadable: find out which.
             for index in some:
                 try:
-                    read.append(part.read(np.array([index])))
+                    splits.append(part.read(np.array([index])))
                 except UnreadableError as error:
-                    complaints.append(str(error))
-    if not read:
-        raise UserError(complaints[0] if complaints else "there is no image to read")
-    images, labels = (np.concatenate(leaves) for leaves in zip(*read, strict=True))
-    return Split(images, labels), complaints
+                    messages.append(str(error))
+    if not splits:
+        raise UserError(messages[0] if messages else "there is no image to read")
+    images, labels = (np.concatenate(leaves) for leaves in zip(*splits, strict=True))
+    return Split(images, labels), messages
 
 
 def in_memory(part: Part, image_bytes: int) -> tuple[Part, list[str]]:
-    """A part read as a whole if it is small, else as it is; and what was unreadable."""
+    """Decodes a small part as a whole; a large one stays as it is.
+
+    Args:
+      image_bytes: size of an image.
+
+    Returns the part, and messages about the unreadable examples that it leaves out.
+
+    Raises:
+      UserError: if no example can be read.
+    """
     if part.count * image_bytes > IN_MEMORY:
         return part, []
-    split, complaints = read_readable(part, np.arange(part.count))
-    return from_split(split), complaints
+    split, messages = read_readable(part, np.arange(part.count))
+    return from_split(split), messages
 
 
 def from_split(split: Split) -> Part:
-    """Examples in memory, as a part."""
+    """Examples in memory as a part."""
 
     def read(indices: np.ndarray) -> Split:
         return Split(*(leaf[indices] for leaf in split))
@@ -120,8 +139,8 @@ def from_split(split: Split) -> Part:
     return Part(len(split.labels), read, lambda: split.labels)
 
 
-def complaint(part: Part, index: int) -> str:
-    """Why an example cannot be read."""
+def reason_unreadable(part: Part, index: int) -> str:
+    """The message about an unreadable example; empty if it can be read."""
     try:
         part.read(np.array([index]))
     except UnreadableError as error:

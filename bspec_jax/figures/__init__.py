@@ -25,12 +25,14 @@ from bspec_jax.figures.class_transfer import (
 from bspec_jax.figures.classify import (
     active_against_branches,
     branch_ablation,
-    branch_confidence,
     branch_covariances,
-    branch_enrichment,
     branch_outputs,
     branch_outputs_sweep,
     classifier_training,
+)
+from bspec_jax.figures.confidence import (
+    branch_confidence,
+    branch_enrichment,
     most_confident_images,
 )
 from bspec_jax.figures.hessian import (

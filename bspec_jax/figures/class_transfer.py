@@ -1,8 +1,6 @@
 """Figures of class transfer and decomposition: 9 to 11, 13 to 15, 18 to 20, and more.
 
-Pictures take `shown`, arrays of a few images: images, residual, generated
-`[S, H, W, C]` in -1..1, transfers `[classes, S, ...]`, components and inputs
-`[M, S, ...]` (no input if all branches read the image). Components are numbered from 0.
+Components are numbered from 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from bspec_jax.components.pictures import Pictures
 from bspec_jax.figures.style import (
     COLOURS,
     DIVERGING,
@@ -19,104 +18,111 @@ from bspec_jax.figures.style import (
     text_colour,
 )
 
-GAIN = (-1, 0, 1, 2, 3)  # of a component in Figures 13 and 14; 1 is as generated
-QUANTILE = 0.995  # of |values|, that a stretched component shows as black or white
+GAINS = (-1, 0, 1, 2, 3)  # of a component in Figures 13 and 14; 1 is as generated
+QUANTILE = 0.995  # of |values|, drawn as black or white in a stretched component
 
 
 @styled
-def transfers(
-    classes: Sequence[str],
-    images: np.ndarray,
-    residual: np.ndarray,
-    generated: np.ndarray,
-    transfers: np.ndarray,
-    labels: np.ndarray,
-    **_: np.ndarray,
-) -> Figure:
-    """Figure 9: images, R, what is generated of their own class, and of every class."""
-    order = np.argsort(labels, kind="stable")
+def transfers(classes: Sequence[str], pictures: Pictures) -> Figure:
+    """Figure 9: images, R, and what is generated for their own and for every class."""
+    order = np.argsort(pictures.labels, kind="stable")
     rows = {
-        "image $x$": images,
-        "$R$": residual,
-        "own class": generated,
-        **{f"as {name}": t for name, t in zip(classes, transfers, strict=True)},
+        "image $x$": pictures.images,
+        "$R$": pictures.residual,
+        "own class": pictures.generated,
+        **{
+            f"as {name}": images
+            for name, images in zip(classes, pictures.transfers, strict=True)
+        },
     }
-    titles = [classes[labels[i]] for i in order]
+    titles = [classes[pictures.labels[i]] for i in order]
     return picture_grid({name: row[order] for name, row in rows.items()}, titles)
 
 
 @styled
 def image_components(
-    shown: Mapping[str, np.ndarray], example: int, components: Sequence[int]
+    pictures: Pictures, example: int, components: Sequence[int]
 ) -> Figure:
     """Figures 10 and 11: an image's components, and each added to the generated image.
 
-    Components are stretched, each on its own: grey is 0.
+    Each component is stretched on its own; grey is 0.
     """
-    chosen = shown["components"][list(components), example]
-    f = shown["generated"][example]
-    blank = np.full_like(f, np.nan)
+    chosen = list(components)
+    f = pictures.generated[example]
+    doubled = [pictures.with_gain(k, 2)[example] for k in chosen]
     rows = {
-        "$v_k$, stretched": [shown["images"][example], *stretched(chosen)],
-        "$f + v_k$": [f, *(f + chosen)],
+        "$v_k$, stretched": [
+            pictures.images[example],
+            *stretched(pictures.components[chosen, example]),
+        ],
+        "$f + v_k$": [f, *doubled],
     }
-    if len(shown["inputs"]):
-        inputs = shown["inputs"][list(components), example]
-        rows["$\\varphi_k$, stretched"] = [blank, *stretched(inputs)]
-    return picture_grid(rows, ["$x$, and $f$", *(f"$k = {k}$" for k in components)])
+    if len(pictures.inputs):
+        inputs = stretched(pictures.inputs[chosen, example])
+        rows["$\\varphi_k$, stretched"] = [_blank(f), *inputs]
+    return picture_grid(rows, ["$x$, and $f$", *(f"$k = {k}$" for k in chosen)])
 
 
 @styled
-def component_sweep(shown: Mapping[str, np.ndarray], component: int) -> Figure:
-    """Figures 13 and 14: generated images with a component at several magnitudes."""
-    f, v = shown["generated"], shown["components"][component]
-    rows = {"image $x$": shown["images"], "$v_k$, stretched": stretched(v)}
-    rows |= {f"${gain} \\times v_k$": f + (gain - 1) * v for gain in GAIN}
+def component_sweep(pictures: Pictures, component: int) -> Figure:
+    """Figures 13 and 14: generated images with several gains of a component."""
+    rows = {
+        "image $x$": pictures.images,
+        "$v_k$, stretched": stretched(pictures.components[component]),
+        **{
+            f"${gain} \\times v_k$": pictures.with_gain(component, gain)
+            for gain in GAINS
+        },
+    }
     return picture_grid(rows, title=f"Component {component} at several magnitudes")
 
 
 @styled
-def component_subsets(
-    shown: Mapping[str, np.ndarray], subsets: Sequence[Sequence[int]]
-) -> Figure:
+def component_subsets(pictures: Pictures, subsets: Sequence[Sequence[int]]) -> Figure:
     """Figure 15: sums of some components, stretched, and over R."""
-    rows = {"image $x$": shown["images"], "generated": shown["generated"]}
+    rows = {"image $x$": pictures.images, "generated": pictures.generated}
     for subset in subsets:
         name = ", ".join(map(str, subset))
-        total = shown["components"][list(subset)].sum(0)
+        total = pictures.sum_of(subset)
         rows[f"sum of {name}"] = stretched(total)
-        rows[f"$R$ + {name}"] = shown["residual"] + total
+        rows[f"$R$ + {name}"] = pictures.residual + total
     return picture_grid(rows, title="Sums of components")
 
 
 @styled
 def decompositions(
-    shown: Mapping[str, np.ndarray], examples: Sequence[int], class_name: str
+    pictures: Pictures, examples: Sequence[int], class_name: str
 ) -> Figure:
-    """Figures 18 to 20: image, generated image, R and components, in pairs of rows.
+    """Figures 18 to 20: x, f, R and the components of some images of a class.
 
-    Below each component is what its branch read, where that was not the image.
+    Below each component is its branch's input, where that is not the image.
     """
     rows = {}
     for i, example in enumerate(examples):
-        parts = [shown[name][example] for name in ("images", "generated", "residual")]
-        row = [*parts, *stretched(shown["components"][:, example])]
-        rows[f"{class_name} {i}"] = row
-        if len(shown["inputs"]):
-            blank = [np.full_like(parts[0], np.nan)] * 3
-            rows[f"$\\varphi_k$ of {i}"] = [
-                *blank,
-                *stretched(shown["inputs"][:, example]),
-            ]
-    numbers = [f"$v_{{{k}}}$" for k in range(len(shown["components"]))]
+        whole = [
+            stack[example]
+            for stack in (pictures.images, pictures.generated, pictures.residual)
+        ]
+        components = stretched(pictures.components[:, example])
+        rows[f"{class_name} {i}"] = [*whole, *components]
+        if len(pictures.inputs):
+            inputs = stretched(pictures.inputs[:, example])
+            blanks = [_blank(image) for image in whole]
+            rows[f"$\\varphi_k$ of {i}"] = [*blanks, *inputs]
+    numbers = [f"$v_{{{k}}}$" for k in range(len(pictures.components))]
     return picture_grid(rows, ["$x$", "$f$", "$R$", *numbers])
 
 
-def stretched(parts: np.ndarray) -> np.ndarray:
-    """Each part `[..., H, W, C]` by itself to -1..1; 0 stays 0, and is grey."""
+def _blank(image):
+    """A cell of a picture grid that stays empty."""
+    return np.full_like(image, np.nan)
+
+
+def stretched(images: np.ndarray) -> np.ndarray:
+    """Each image `[..., H, W, C]` scaled to fill -1..1; 0 stays 0, which is grey."""
     axes = (-3, -2, -1)
-    limit = np.quantile(np.abs(parts), QUANTILE, axis=axes, keepdims=True)
-    return np.clip(parts / np.maximum(limit, 1e-12), -1, 1)
+    limit = np.quantile(np.abs(images), QUANTILE, axis=axes, keepdims=True)
+    return np.clip(images / np.maximum(limit, 1e-12), -1, 1)
 
 
 @styled

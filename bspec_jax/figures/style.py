@@ -51,6 +51,25 @@ def floats(values) -> np.ndarray:
     return np.array(values, float)
 
 
+def frame(ax):
+    """Frames an image, without a grid over its pixels."""
+    ax.grid(False)
+    ax.spines[["top", "right"]].set_visible(True)
+
+
+def class_axis(ax, classes):
+    """Names the columns of an image by class."""
+    frame(ax)
+    ax.set_xticks(
+        range(len(classes)),
+        classes,
+        rotation=40,
+        ha="right",
+        rotation_mode="anchor",
+        fontsize=7,
+    )
+
+
 def picture_grid(
     rows: Mapping[str, Sequence | np.ndarray], titles: Sequence[str] = (), title=None
 ):

@@ -23,13 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bspec_jax import run
+from bspec_jax import runs
 from bspec_jax.adapters import from_linen
 from bspec_jax.branching import BranchedNetwork, sum_of_branches
-from bspec_jax.classifier import Pixels
-from bspec_jax.classifier_training import Recipe, Training, training
+from bspec_jax.classifier.network import Pixels
+from bspec_jax.classifier.resnet import WIDTHS, ResNet
+from bspec_jax.classifier.training import Recipe, Training, training
 from bspec_jax.conv import conv_general_dilated
-from bspec_jax.models.resnet import WIDTHS, ResNet
 from experiments.benchmarks.measuring import (
     command_flags,
     main_of_forms,
@@ -48,7 +48,7 @@ PIXELS = Pixels(np.float32([0.5] * 3), np.float32([0.25] * 3))
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(run.RunConfig):
+class Config(runs.RunConfig):
     """Flags of the branched ResNet's benchmark."""
 
     COUNTS: ClassVar = ("branches", "batch_size", "slow_batch_size", "repeats")
@@ -189,4 +189,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run.command_line(Config, main, "benchmarks.branched_resnet", __doc__)
+    runs.command_line(Config, main, "benchmarks.branched_resnet", __doc__)

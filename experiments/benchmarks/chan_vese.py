@@ -15,8 +15,9 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 from skimage.segmentation import chan_vese as of_one
 
-from bspec_jax import run, segmentation
-from bspec_jax.chan_vese import PLAIN, chan_vese
+from bspec_jax import runs
+from bspec_jax.components import segmentation
+from bspec_jax.components.chan_vese import PLAIN, chan_vese
 from bspec_jax.data import faces
 from experiments.benchmarks.measuring import (
     command_flags,
@@ -30,7 +31,7 @@ Form = Literal["inside", "in_turn", "one_loop", "scikit_image"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(run.RunConfig):
+class Config(runs.RunConfig):
     """Flags of the benchmark of Chan-Vese."""
 
     COUNTS: ClassVar = ("images", "image_size", "repeats")
@@ -124,4 +125,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run.command_line(Config, main, "benchmarks.chan_vese", __doc__)
+    runs.command_line(Config, main, "benchmarks.chan_vese", __doc__)

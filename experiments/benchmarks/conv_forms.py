@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bspec_jax import conv, run
+from bspec_jax import conv, runs
 from experiments.benchmarks.measuring import command_flags, median_seconds, process
 
 NAME = "benchmark_conv_forms"
@@ -35,7 +35,7 @@ OPTIONS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(run.RunConfig):
+class Config(runs.RunConfig):
     """Flags of the benchmark of convolutions."""
 
     COUNTS: ClassVar = ("branches", "batch_size", "repeats")
@@ -53,7 +53,7 @@ class Config(run.RunConfig):
         super().check()
         if self.forms:
             what = f"one of {', '.join(FORMS)}"
-            run.check_flag(self, "forms", FORMS.__contains__, what)
+            runs.check_flag(self, "forms", FORMS.__contains__, what)
 
 
 def plain(x, k):
@@ -214,12 +214,12 @@ def show(form: str, layers: list[dict]) -> None:
 
 def main(config: Config) -> None:
     started = time.perf_counter()
-    workdir = run.start(config, NAME)
+    workdir = runs.start(config, NAME)
     heading = "  ".join(f"{f'{c} channels':>11}" for c, _ in LAYERS)
     print(f"GFLOP/s, forward and both gradients\n{'form':28}  {heading}   differ")
-    run.save_results(workdir, config, compare(config), started)
+    runs.save_results(workdir, config, compare(config), started)
     print(f"results in {workdir}")
 
 
 if __name__ == "__main__":
-    run.command_line(Config, main, "benchmarks.conv_forms", __doc__)
+    runs.command_line(Config, main, "benchmarks.conv_forms", __doc__)

@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bspec_jax import generator, run
-from bspec_jax.generator_training import Recipe, Training, training
-from bspec_jax.models.stargan import PRESETS
+from bspec_jax import generator, runs
+from bspec_jax.generator.stargan import PRESETS
+from bspec_jax.generator.training import Recipe, Training, training
 from experiments.benchmarks.measuring import (
     command_flags,
     main_of_forms,
@@ -45,7 +45,7 @@ RECIPE = Recipe(learning_rate=1e-4, r1_weight=1.0, flip=False, crop=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(run.RunConfig):
+class Config(runs.RunConfig):
     """Flags of the generator's benchmark."""
 
     COUNTS: ClassVar = ("branches", "batch_size", "repeats")
@@ -236,4 +236,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run.command_line(Config, main, "benchmarks.generator", __doc__)
+    runs.command_line(Config, main, "benchmarks.generator", __doc__)

@@ -7,8 +7,8 @@ import torch
 from flax.traverse_util import flatten_dict
 from torch.nn import functional
 
-from bspec_jax.generator_training import BETAS, Recipe
-from bspec_jax.models.stargan import EPSILON, LEAK, ROOT_HALF
+from bspec_jax.generator.stargan import EPSILON, LEAK, ROOT_HALF
+from bspec_jax.generator.training import BETAS, Recipe
 
 Parameters = dict[str, torch.Tensor]
 
@@ -157,7 +157,7 @@ def work(
     )
     residual = None
     if not learnt:
-        from bspec_jax.models.diffusion import blur
+        from bspec_jax.generator.diffusion import blur
 
         blurred = np.array(blur(images, about["sigma"]))
         residual = torch.from_numpy(blurred.transpose(0, 3, 1, 2).copy())

@@ -22,10 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bspec_jax import gradients, hessian, run
+from bspec_jax import runs
+from bspec_jax.analysis import gradients, hessian
 from bspec_jax.branching import from_functions, sum_of_branches
-from bspec_jax.leaves import ravel_branches
 from bspec_jax.losses import classification_loss
+from bspec_jax.trees import ravel_branches
 from experiments.benchmarks.measuring import (
     command_flags,
     main_of_forms,
@@ -42,7 +43,7 @@ WIDTHS, CLASSES, SIZE = (3, 5, 11, 22), 10, 32  # the first stages of the slim R
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(run.RunConfig):
+class Config(runs.RunConfig):
     """Flags of the Hessian blocks' benchmark."""
 
     COUNTS: ClassVar = ("branches", "examples", "columns", "repeats")
@@ -258,4 +259,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run.command_line(Config, main, "benchmarks.hessian_blocks", __doc__)
+    runs.command_line(Config, main, "benchmarks.hessian_blocks", __doc__)

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bspec_jax import run
-from bspec_jax.errors import flag
+from bspec_jax import runs
+from bspec_jax.storage.errors import flag
 
 
 def median_seconds(work: Callable[[], object], repeats: int) -> float:
@@ -23,16 +23,16 @@ def median_seconds(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(seconds)
 
 
-def command_flags(config: run.RunConfig, names: Iterable[str]) -> list[str]:
+def command_flags(config: runs.RunConfig, names: Iterable[str]) -> list[str]:
     """These flags with their values, for a process that is to have the same."""
     return [str(word) for name in names for word in (flag(name), getattr(config, name))]
 
 
 def main_of_forms(
-    config: run.RunConfig,
+    config: runs.RunConfig,
     name: str,
-    one: Callable[[run.RunConfig], dict],
-    compare: Callable[[run.RunConfig], dict],
+    one: Callable[[runs.RunConfig], dict],
+    compare: Callable[[runs.RunConfig], dict],
     report: Callable[[dict], None],
 ) -> None:
     """A benchmark of several forms: the one of `--form` alone, or all compared.
@@ -43,11 +43,11 @@ def main_of_forms(
       report: prints what `compare` found.
     """
     started = time.perf_counter()
-    workdir = run.start(config, name)
+    workdir = runs.start(config, name)
     if config.form:
-        run.save_results(workdir, config, {config.form: one(config)}, started)
+        runs.save_results(workdir, config, {config.form: one(config)}, started)
     else:
-        report(run.save_results(workdir, config, compare(config), started))
+        report(runs.save_results(workdir, config, compare(config), started))
     print(f"results in {workdir}")
 
 
@@ -69,8 +69,8 @@ def process(module: str, *flags: str, **environment: str) -> tuple[dict, dict]:
                 time.sleep(0.02)
         seconds = time.perf_counter() - started
         if child.returncode:
-            raise run.UserError(f"python -m {module} {' '.join(flags)} failed")
-        results = run.load_results(Path(folder) / "run")
+            raise runs.UserError(f"python -m {module} {' '.join(flags)} failed")
+        results = runs.load_results(Path(folder) / "run")
     return {"seconds": seconds, "peak_gib": peak}, results
 
 

@@ -19,7 +19,8 @@ import time
 import jax
 import numpy as np
 
-from bspec_jax import run, sweeps, toy
+from bspec_jax import runs, toys
+from bspec_jax.toys import sweeps
 from experiments.benchmarks.measuring import median_seconds, process
 
 try:
@@ -31,7 +32,7 @@ RATE, SLOPE, CHECK = 0.02, 0.01, 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(run.RunConfig):
+class Config(runs.RunConfig):
     """Flags of the toy sweep's benchmark."""
 
     trials: int = 1000
@@ -85,7 +86,7 @@ def torch_all_steps(trials: sweeps.Trials, steps: int) -> list[float]:
     for w, b, x, y in groups(trials):
         for _ in range(steps):
             torch_step(w, b, x, y)
-        rates.append(float((torch_errors(w, b, x, y) < toy.TOLERANCE).float().mean()))
+        rates.append(float((torch_errors(w, b, x, y) < toys.TOLERANCE).float().mean()))
     return rates
 
 
@@ -98,7 +99,7 @@ def torch_stopping(trials: sweeps.Trials, steps: int) -> list[float]:
         for _ in range(steps // CHECK):
             for _ in range(CHECK):
                 torch_step(*batch)
-            left = torch_errors(*batch) >= toy.TOLERANCE
+            left = torch_errors(*batch) >= toys.TOLERANCE
             if not left.all():
                 batch = tuple(column[:, left] for column in batch)
             if not left.any():
@@ -169,7 +170,7 @@ def report(results: dict) -> None:
 
 def main(config: Config) -> None:
     started = time.perf_counter()
-    workdir = run.start(config, "benchmark_toy_sweep")
+    workdir = runs.start(config, "benchmark_toy_sweep")
     table = sweeps.settings(
         task=["toy1", "toy2"],
         num_branches=range(2, 31),
@@ -224,10 +225,10 @@ def main(config: Config) -> None:
             "sweep": process("experiments.toy")[0],
             "phase": process("experiments.toy", "--mode", "phase")[0],
         }
-    run.save_results(workdir, config, results, started)
+    runs.save_results(workdir, config, results, started)
     report(results)
     print(f"results in {workdir}")
 
 
 if __name__ == "__main__":
-    run.command_line(Config, main, "benchmarks.toy_sweep", __doc__)
+    runs.command_line(Config, main, "benchmarks.toy_sweep", __doc__)

@@ -1,0 +1,1 @@
+"""Analysis of any sum of branches: specialization, gradient factors, the Hessian."""

@@ -1,0 +1,208 @@
+"""Training of a branched classifier, resumable at any step.
+
+Step t is a pure function of the state, the key and the data: the epoch's permutation
+gives its images, and `fold_in(key, t)` its augmentation. The step number is thus the
+position in the data, and a resumed training ends bit for bit like an uninterrupted one
+(on a GPU with `XLA_FLAGS=--xla_gpu_deterministic_ops=true`).
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int
+
+from bspec_jax.branching import BranchedNetwork
+from bspec_jax.classifier.network import Pixels
+from bspec_jax.data import Split
+from bspec_jax.data.augmentation import augment, normalise
+from bspec_jax.losses import Clamp, classification_loss
+from bspec_jax.storage import resumable
+from bspec_jax.trees import Tree
+
+MOMENTUM = 0.9  # of SGD
+
+
+class Recipe(NamedTuple):
+    """Hyperparameters of a training."""
+
+    epochs: int
+    learning_rate: float  # initial; cosine decay to 0
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    weight_decay: float = 5e-4
+    clamp: Clamp = "hard"
+    crop_padding: int = 4  # pixels; largest offset of a random crop
+    flip: bool = True  # mirror each image with probability 1/2
+    separate: bool = False  # the control: each branch minimises its own loss
+
+
+class TrainState(NamedTuple):
+    """What training carries from step to step; see `resumable.TrainingState`."""
+
+    step: Int[Array, ""]
+    params: Tree  # [M, ...]
+    batch_stats: Tree  # [M, ...], running statistics of BatchNorm
+    opt_state: Tree
+
+    def parts(self) -> tuple[Tree, Tree]:
+        """The trees of the network and of what only training needs."""
+        model = {"params": self.params, "batch_stats": self.batch_stats}
+        return model, {"opt_state": self.opt_state, "step": self.step}
+
+    @classmethod
+    def from_parts(cls, model: Tree, training: Tree) -> "TrainState":
+        """The inverse of `parts`."""
+        return cls(**model, **training)
+
+
+class Training(NamedTuple):
+    """The two jitted functions of a training.
+
+    init: `(key, images) -> TrainState`; one image is enough.
+    step: `(state, key, images, labels, index) -> (state, log)`, where `index` `[batch]`
+        picks the batch among all examples, which stay on the device. Donates `state`.
+        The log holds the scalars loss, accuracy (of the unclamped sum), saturated
+        (share of examples with every output outside the clamp) and gradient_norm, and
+        energy `[M]`, the mean over examples of ||v_k(x)||^2.
+    """
+
+    init: Callable[..., TrainState]
+    step: Callable[..., tuple[TrainState, dict]]
+
+
+def training(
+    network: BranchedNetwork, recipe: Recipe, pixels: Pixels, total_steps: int
+) -> Training:
+    """The functions that train a network by a recipe.
+
+    The loss is the batch mean of `classification_loss` of the summed branches. With
+    `recipe.separate` it is the sum over branches of each branch's own loss, whose
+    gradients are those of M separately trained networks.
+
+    A call takes one step: on a CPU, XLA runs convolutions inside a compiled loop at
+    half the speed; elsewhere the next call is queued while a step computes.
+    """
+    optimizer = _optimizer(recipe, total_steps)
+
+    def init(key, images):
+        params, stats = network.init(key, normalise(images, *pixels))
+        return TrainState(jnp.zeros((), int), params, stats, optimizer.init(params))
+
+    def loss_of(f, labels):
+        return classification_loss(f, labels, clamp=recipe.clamp).mean()
+
+    def objective(params, stats, images, labels):
+        v, stats = network.responses(params, stats, images, train=True)
+        f = v.sum(0)
+        if recipe.separate:
+            loss = jax.vmap(loss_of, (0, None))(v, labels).sum()
+        else:
+            loss = loss_of(f, labels)
+        return loss, (stats, v, f)
+
+    def step(state, key, images, labels, index):
+        images, labels = images[index], labels[index]
+        images = augment(
+            jax.random.fold_in(key, state.step),
+            images,
+            padding=recipe.crop_padding,
+            flip=recipe.flip,
+        )
+        (loss, (stats, v, f)), gradient = jax.value_and_grad(objective, has_aux=True)(
+            state.params, state.batch_stats, normalise(images, *pixels), labels
+        )
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        log = {
+            "loss": loss / (network.num_branches if recipe.separate else 1),
+            "accuracy": (f.argmax(-1) == labels).mean(),
+            "saturated": (jnp.abs(f) >= 1).all(-1).mean(),
+            "gradient_norm": optax.tree.norm(gradient),
+            "energy": (v**2).sum((1, 2)) / labels.size,
+        }
+        return TrainState(state.step + 1, params, stats, opt_state), log
+
+    # It runs once, and compiling it with optimisations would take half a minute.
+    unoptimised = {"xla_backend_optimization_level": 0}
+    return Training(
+        jax.jit(init, compiler_options=unoptimised), jax.jit(step, donate_argnums=0)
+    )
+
+
+def _optimizer(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:
+    rate = optax.cosine_decay_schedule(recipe.learning_rate, total_steps)
+    if recipe.optimizer == "adamw":
+        return optax.adamw(rate, weight_decay=recipe.weight_decay)
+    decay = optax.add_decayed_weights(recipe.weight_decay)
+    return optax.chain(decay, optax.sgd(rate, MOMENTUM))
+
+
+def epoch_order(
+    key: Array, epoch: int, num_examples: int, batch_size: int
+) -> Int[np.ndarray, "K batch"]:
+    """Indices of the examples of each step; drops an incomplete last batch."""
+    key = jax.random.fold_in(key, epoch)
+    order = np.asarray(jax.random.permutation(key, num_examples))
+    whole = num_examples // batch_size * batch_size
+    return order[:whole].reshape(-1, batch_size)
+
+
+class Schedule(NamedTuple):
+    """Steps between two logs and between two checkpoints of `fit`."""
+
+    log_every: int = 50
+    checkpoint_every: int = 500  # the end of each epoch has one in any case
+
+
+def fit(
+    network: BranchedNetwork,
+    recipe: Recipe,
+    pixels: Pixels,
+    examples: Split,
+    key: Array,
+    folder: Path,
+    schedule: Schedule,
+    on_log: Callable[[TrainState, int, float, dict[str, np.ndarray]], Any],
+) -> TrainState:
+    """Trains to the last step, from the newest checkpoint in `folder` if any.
+
+    Args:
+      key: for the initial parameters, the order of the data and the augmentation.
+      folder: for the checkpoints, including one of step 0.
+      on_log: takes the state, the number of steps done, the same in epochs, and the
+        logs of the steps since the last call, stacked `[K, ...]`.
+
+    Raises:
+      UserError: if a logged number is not finite, or a checkpoint is damaged.
+    """
+    images, labels = (jnp.asarray(part) for part in examples)
+    per_epoch = len(labels) // recipe.batch_size
+    total = per_epoch * recipe.epochs
+    init_key, order_key, step_key = jax.random.split(key, 3)
+    train = training(network, recipe, pixels, total)
+    state = resumable.resume(folder, train.init(init_key, images[:1]))
+
+    @lru_cache(1)
+    def order(epoch):
+        return epoch_order(order_key, epoch, len(labels), recipe.batch_size)
+
+    def advance(state, step):
+        epoch, batch = divmod(step, per_epoch)
+        return train.step(state, step_key, images, labels, order(epoch)[batch])
+
+    return resumable.train_loop(
+        advance,
+        state,
+        range(int(state.step), total),
+        log_every=schedule.log_every,
+        save_every=(per_epoch, schedule.checkpoint_every),
+        on_log=lambda state, step, log: on_log(state, step, step / per_epoch, log),
+        save=partial(resumable.save, folder),
+        name=folder.name,
+    )

@@ -1,0 +1,158 @@
+"""Renders synthetic faces of three animal-like classes.
+
+A face is a function of its key and class alone, in coordinates from -1 to 1 (x to the
+right, y down), so that it is the same at any size.
+"""
+
+import math
+from collections.abc import Collection
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from bspec_jax.data.faces.parts import KINDS, PAINTERS, PARTS, Canvas, View
+
+AMBIENT = 0.35  # share of the light that has no direction
+FUR_DEPTH = 0.007  # of a strand
+THIN = 0.35  # share of a pixel from which a whisker counts as seen
+ROUGHNESS = {"fur": 12.0, "wet": 60.0}  # exponents of the specular light
+
+
+class Face(NamedTuple):
+    """image = albedo * diffuse + specular, clipped to 0..1.
+
+    image, albedo: `[H, W, 3]`.
+    diffuse, specular: of the light, `[H, W, 1]`.
+    height: towards the viewer, `[H, W]`, in units of half the image's side.
+    normals: unit vectors (right, down, towards the viewer), `[H, W, 3]`.
+    masks: for each of `PARTS` where it is seen, `[H, W]`.
+    """
+
+    image: Float[Array, "*N H W 3"]
+    albedo: Float[Array, "*N H W 3"]
+    diffuse: Float[Array, "*N H W 1"]
+    specular: Float[Array, "*N H W 1"]
+    height: Float[Array, "*N H W"]
+    normals: Float[Array, "*N H W 3"]
+    masks: dict[str, Bool[Array, "*N H W"]]
+
+
+def render(
+    key: Key[Array, ""],
+    label: Int[Array, ""] | int,
+    size: int,
+    without: Collection[str] = (),
+) -> Face:
+    """One face of `size` x `size` pixels; for many use `jax.vmap`.
+
+    Args:
+      without: of `PARTS` but the fur, what is left out, all else being the same.
+    """
+    keys = jax.random.split(key, 3 + len(PAINTERS))
+    view, kind = _look(
+        keys[0], jax.tree.map(lambda table: jnp.asarray(table)[label], KINDS), size
+    )
+    none = jnp.zeros_like(view.x)
+    canvas = Canvas(
+        _background(keys[1], view.x, view.y),
+        none,
+        none,
+        none,
+        dict.fromkeys(PARTS, none),
+    )
+    for part_key, (name, paint) in zip(keys[3:], PAINTERS.items(), strict=True):
+        if name not in without:
+            canvas = paint(_varying(part_key), view, kind, canvas)
+    albedo = jnp.clip(canvas.albedo, 0, 1)
+    height = canvas.height + FUR_DEPTH * view.strands * canvas.furry
+    normals = _normals(height, view.pixel)
+    diffuse, specular = _lit(keys[2], normals, canvas.wet, canvas.furry)
+    image = jnp.clip(albedo * diffuse + specular, 0, 1)
+    thin = canvas.seen["whiskers"] > THIN
+    masks = {part: (seen > 0.5) & ~thin for part, seen in canvas.seen.items()}
+    masks["whiskers"] = thin
+    return Face(image, albedo, diffuse, specular, height, normals, masks)
+
+
+def _varying(key):
+    """A function that changes a value by up to so much of it, anew in each call."""
+    keys = iter(jax.random.split(key, 8))
+
+    def vary(value, by):
+        return value * (1 + by * jax.random.uniform(next(keys), minval=-1.0))
+
+    vary.key = keys.__next__
+    return vary
+
+
+def _look(key, kind, size):
+    """The view of a face, and its kind with the colour of its own fur."""
+    keys = jax.random.split(key, 3)
+    vary = _varying(keys[0])
+    pixel = 2 / size
+    centres = (jnp.arange(size) + 0.5) * pixel - 1
+    x, y = _posed(keys[1], *jnp.meshgrid(centres, centres))
+    side = jnp.abs(x)
+    radius, angle = jnp.hypot(x, y - 0.15), jnp.arctan2(side, y - 0.15)
+    strands = _strands(keys[2], radius, angle, jnp.sign(x))
+    view = View(x, y, side, radius, angle, strands, vary(0.36, 0.04), pixel)
+    return view, kind._replace(fur=vary(1.0, 0.15) * kind.fur)
+
+
+def _posed(key, x, y):
+    """Coordinates of the head, which is turned, moved and scaled in the image."""
+    angle, right, down, scale = jax.random.truncated_normal(key, -2, 2, (4,))
+    x, y = x - 0.05 * right, y - 0.06 - 0.04 * down
+    turn, zoom = 0.09 * angle, 0.93 + 0.05 * scale
+    cos, sin = jnp.cos(turn), jnp.sin(turn)
+    return zoom * (x * cos + y * sin), zoom * (y * cos - x * sin)
+
+
+def _strands(key, radius, angle, sign):
+    """Fur that grows away from the nose: noise of high frequency in the angle."""
+    count = 18
+    keys = jax.random.split(key, 4)
+    around = jax.random.uniform(keys[0], (count,), minval=18.0, maxval=56.0)
+    along = jax.random.uniform(keys[1], (count,), minval=-14.0, maxval=14.0)
+    phase = 2 * jnp.pi * jax.random.uniform(keys[2], (count,))
+    other = 2 * jnp.pi * jax.random.uniform(keys[3], (count,))
+    phase = jnp.where(sign[..., None] < 0, other, phase)  # not symmetric
+    waves = jnp.cos(around * angle[..., None] + along * radius[..., None] + phase)
+    fade = jnp.clip(radius / 0.3, 0, 1)  # the strands run together at the nose
+    return fade * waves.sum(-1) / math.sqrt(count)
+
+
+def _background(key, x, y):
+    """A dull colour that changes slowly from side to side."""
+    keys = jax.random.split(key, 3)
+    colours = jax.random.uniform(keys[0], (2, 3), minval=0.25, maxval=0.65)
+    colours = 0.6 * colours + 0.4 * colours.mean(1, keepdims=True)
+    turn = 2 * jnp.pi * jax.random.uniform(keys[1])
+    share = jnp.clip(0.5 + 0.5 * (x * jnp.cos(turn) + y * jnp.sin(turn)), 0, 1)
+    return colours[0] * (1 - share[..., None]) + colours[1] * share[..., None]
+
+
+def _normals(height, pixel):
+    down, right = jnp.gradient(height, pixel)
+    normals = jnp.stack([-right, -down, jnp.ones_like(height)], -1)
+    return normals / jnp.linalg.norm(normals, axis=-1, keepdims=True)
+
+
+def _lit(key, normals, wet, furry):
+    """Diffuse (Lambert) and specular (Blinn-Phong) light from one side."""
+    keys = jax.random.split(key, 3)
+    turn = jax.random.uniform(keys[0], minval=-2.4, maxval=-0.7)  # from above
+    rise = jax.random.uniform(keys[1], minval=0.45, maxval=1.1)
+    light = jnp.array(
+        [jnp.cos(turn) * jnp.cos(rise), jnp.sin(turn) * jnp.cos(rise), jnp.sin(rise)]
+    )
+    strength = jax.random.uniform(keys[2], minval=0.95, maxval=1.25)
+    facing = jnp.clip(normals @ light, 0, None)
+    diffuse = AMBIENT + (strength - AMBIENT) * facing
+    half = light + jnp.array([0.0, 0.0, 1.0])
+    shine = jnp.clip(normals @ (half / jnp.linalg.norm(half)), 0, None)
+    specular = 0.25 * furry * shine ** ROUGHNESS["fur"]
+    specular = specular + 0.85 * wet * shine ** ROUGHNESS["wet"]
+    return diffuse[..., None], specular[..., None]

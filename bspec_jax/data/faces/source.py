@@ -1,0 +1,82 @@
+"""The faces as a data set: example i of a split is a function of the two alone."""
+
+from collections.abc import Collection, Sequence
+from functools import partial
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int, Int32, Key
+
+from bspec_jax.batching import batches_of_one_shape
+from bspec_jax.data.faces.parts import CLASSES
+from bspec_jax.data.faces.rendering import Face, render
+from bspec_jax.data.images import Part, Source, Split
+
+COUNTS = {"train": 6000, "test": 900}
+IMAGE_SIZE = 64  # pixels, by default
+RENDERED_AT_ONCE = 64
+
+
+def example_key(split: str, index: Int[Array, ""] | int) -> Key[Array, ""]:
+    """The key of an example; `split` is one of `COUNTS`, its class index % 3."""
+    return jax.random.fold_in(jax.random.key(list(COUNTS).index(split)), index)
+
+
+def find(image_size: int | None) -> Source:
+    """The faces as a source of images, with ground truth; the same for every seed."""
+    size = image_size or IMAGE_SIZE
+    parts = [
+        Part(
+            count,
+            partial(_read, split, size),
+            partial(labels, split),
+            partial(_ground_truth, split, size),
+        )
+        for split, count in COUNTS.items()
+    ]
+    return Source("faces", *parts, CLASSES)
+
+
+def _ground_truth(split, size, indices, without=()):
+    return ground_truth(split, indices, size, without)
+
+
+def ground_truth(
+    split: str,
+    indices: Sequence[int] | np.ndarray,
+    size: int,
+    without: Collection[str] = (),
+) -> Face:
+    """The faces of these examples with all their layers, leaves `[N, H, W, ...]`.
+
+    Args:
+      size: pixels each way.
+      without: parts that are left out, as of `render`.
+    """
+    indices, faces = np.asarray(indices), []
+    for index, count in batches_of_one_shape(len(indices), RENDERED_AT_ONCE):
+        some = indices[index]
+        keys = jax.vmap(partial(example_key, split))(some)
+        rendered = _render_many(keys, _labels(some), size, tuple(without))
+        rendered = jax.device_get(rendered)
+        faces.append(jax.tree.map(lambda leaf, n=count: leaf[:n], rendered))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *faces)
+
+
+def labels(split: str) -> Int32[np.ndarray, " N"]:
+    """The classes of all examples of a split."""
+    return _labels(np.arange(COUNTS[split]))
+
+
+def _labels(indices):
+    return np.asarray(indices % len(CLASSES), np.int32)
+
+
+def _read(split, size, indices):
+    images = ground_truth(split, indices, size).image
+    return Split(np.round(255 * images).astype(np.uint8), _labels(indices))
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _render_many(keys, labels, size, without):
+    return jax.vmap(lambda key, label: render(key, label, size, without))(keys, labels)

@@ -1,1 +1,0 @@
-"""Branches of the paper's networks, as Flax Linen modules."""

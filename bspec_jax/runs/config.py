@@ -1,0 +1,101 @@
+"""The flags of an experiment: a frozen dataclass whose field docs are the help."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from bspec_jax.storage.errors import UserError, flag
+from bspec_jax.storage.files import to_json
+
+
+class FlagError(UserError):
+    """An invalid flag; exit status 2."""
+
+    def __init__(self, message: str):
+        super().__init__(message, status=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Flags of every experiment.
+
+    PRESENTATION: fields that change figures only; COUNTS: fields that must be at least
+    1 where they are given.
+    """
+
+    PRESENTATION: ClassVar[tuple[str, ...]] = ()
+    COUNTS: ClassVar[tuple[str, ...]] = ()
+
+    seed: int = 0
+    """Random seed; the same seed gives the same results."""
+    workdir: Path | None = None
+    """Run folder, new or empty. Default: runs/NAME/<UTC time>."""
+    resume: bool = False
+    """Continue the stopped run in --workdir with its own flags."""
+    figures_only: bool = False
+    """Redraw the figures of the finished run in --workdir."""
+
+    def check(self) -> None:
+        """Raises FlagError for the first invalid flag."""
+        check_flag(self, "seed", lambda v: 0 <= v < 2**32, "in 0..2^32-1")
+        for name in self.COUNTS:
+            check_flag(self, name, lambda v: v >= 1, "at least 1")
+        for name in ("resume", "figures_only"):
+            if getattr(self, name) and self.workdir is None:
+                raise FlagError(f"{flag(name)} needs --workdir, the folder of the run")
+
+    def settings(self) -> dict:
+        """The flags that determine the results, as JSON values."""
+        others = ("workdir", "resume", "figures_only", *self.PRESENTATION)
+        return to_json(
+            {
+                field.name: getattr(self, field.name)
+                for field in dataclasses.fields(self)
+                if field.name not in others
+            }
+        )
+
+
+def check_flag(
+    config: RunConfig, name: str, valid: Callable[[Any], bool], what: str
+) -> None:
+    """Raises FlagError unless the flag, or each of its values, is `what`; None passes.
+
+    A flag of several values needs at least one, unless its default is none.
+    """
+    value = getattr(config, name)
+    if value == () and getattr(type(config), name) != ():
+        raise FlagError(f"{flag(name)} needs at least one value")
+    for item in value if isinstance(value, tuple) else (value,):
+        if item is not None and not valid(item):
+            raise FlagError(f"{flag(name)} must be {what}, got {item}")
+
+
+def check_components(
+    config: RunConfig, num_branches: int, names: Sequence[str]
+) -> None:
+    """Raises FlagError if one of these flags names a component outside 0..M-1."""
+    for name in names:
+        valid = range(num_branches).__contains__
+        check_flag(config, name, valid, f"0..{num_branches - 1}")
+
+
+def check_memory(needed: int, what: str, advice: str) -> None:
+    """Raises FlagError if `needed` bytes exceed the machine's memory."""
+    if not hasattr(os, "sysconf"):  # Windows does not say
+        return
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > total:
+        raise FlagError(
+            f"{what} would take about {_bytes(needed)} of memory, and this machine has "
+            f"{_bytes(total)}: {advice}"
+        )
+
+
+def _bytes(count: int) -> str:
+    power = min(int(math.log(max(count, 1), 1024)), 6)
+    unit = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")[power]
+    return f"{count / 1024**power:,.1f} {unit}"

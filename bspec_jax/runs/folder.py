@@ -1,0 +1,233 @@
+"""The folder of a run, from its start to its figures.
+
+    config.json         flags that determine the results
+    environment.json    versions, device, commit, command
+    metrics.jsonl       one line per logging step
+    results.json        every number that the figures show
+    figures/*.png
+    checkpoints/        of networks, where there are any
+    unfinished/         intermediate results, until the run is finished
+
+`config.json` and `results.json` carry the `schema` of the run's files.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bspec_jax.runs.config import RunConfig
+from bspec_jax.storage.errors import UserError, flag
+from bspec_jax.storage.files import read_json, to_json, write_json
+
+SCHEMA = 2  # of a run's files
+READ_BY = {1: "0.1"}  # the version that reads an older schema
+UNFINISHED = "unfinished"
+PACKAGES = ("bspec_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def start(config: RunConfig, name: str) -> Path:
+    """Creates the run's folder, or finds it again for `--resume`; returns its path.
+
+    Raises:
+      UserError: if the folder is not empty or cannot be written, or (to resume) holds
+        no run, a finished run, or a run with other flags. Nothing is overwritten.
+    """
+    workdir = config.workdir or new_folder(name)
+    if config.resume:
+        _check_resumable(workdir, config, name)
+        return workdir
+    try:
+        if workdir.exists() and any(workdir.iterdir()):
+            holds = "a run" if (workdir / "config.json").exists() else "files"
+            raise UserError(
+                f"{workdir} already holds {holds}; choose another --workdir"
+                + (", or add --resume to go on" if holds == "a run" else "")
+            )
+        workdir.mkdir(parents=True, exist_ok=True)
+        about = {"experiment": name, "schema": SCHEMA}
+        write_json(workdir / "config.json", about | config.settings())
+        write_json(workdir / "environment.json", environment())
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir}: {error.strerror}") from None
+    return workdir
+
+
+def new_folder(name: str) -> Path:
+    """The default folder of a run, runs/NAME/<UTC time>."""
+    return Path("runs") / name / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+
+
+def check_experiment(workdir: Path, name: str) -> dict:
+    """The saved flags of the run in `workdir`.
+
+    Raises:
+      UserError: if there is no run, or it is of another experiment or schema.
+    """
+    saved = read_json(workdir / "config.json", "run")
+    if saved.get("experiment") != name:
+        raise UserError(f"{workdir} is a run of {saved.get('experiment')}, not {name}")
+    check_schema(workdir, saved)
+    return saved
+
+
+def check_schema(workdir: Path, saved: Mapping[str, Any]) -> None:
+    """Raises UserError unless this version reads the run's files.
+
+    Args:
+      saved: what `config.json` or `results.json` holds; the former had no schema in
+        version 0.1.
+    """
+    schema = saved.get("schema", 1)
+    if schema == SCHEMA:
+        return
+    reader = READ_BY.get(schema)
+    how = f"bspec_jax {reader} reads it" if reader else "a newer bspec_jax wrote it"
+    raise UserError(
+        f"{workdir} has schema {schema}, and this version reads {SCHEMA}: {how}; or "
+        "run the experiment again"
+    )
+
+
+def _check_resumable(workdir: Path, config: RunConfig, name: str) -> None:
+    saved = check_experiment(workdir, name)
+    wanted = config.settings()
+    differing = [key for key in wanted if wanted[key] != saved.get(key)]
+    if differing:
+        key = differing[0]
+        raise UserError(
+            f"the run in {workdir} has {flag(key)} {saved.get(key)}, not "
+            f"{wanted[key]}; resume it with the flags in its config.json"
+        )
+    if (workdir / "results.json").exists():
+        raise UserError(f"the run in {workdir} is finished; nothing to resume")
+
+
+def environment() -> dict:
+    """Versions, device, commit and command: where a number comes from."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "platform": platform.platform(),
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "cpus": os.cpu_count(),
+        "commit": _commit(),
+        "command": _command(),
+    }
+
+
+def _command() -> list[str]:
+    """The command as typed, without the path of this checkout."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None:
+        return ["python", Path(sys.argv[0]).name, *sys.argv[1:]]
+    return ["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]]
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with "+changes" if its files differ."""
+    if not (git := shutil.which("git")):
+        return None
+    here = Path(__file__).resolve().parent
+    describe = ["describe", "--always", "--abbrev=40", "--dirty=+changes"]
+    call = [git, "-C", str(here), *describe]
+    answer = subprocess.run(call, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or None
+
+
+def save_results(
+    workdir: Path, config: RunConfig, results: Mapping[str, Any], started: float
+) -> dict:
+    """Writes results.json and returns its content.
+
+    `wall_seconds` counts from `started`, a reading of `time.perf_counter`.
+    """
+    data = to_json(
+        {
+            "schema": SCHEMA,
+            "config": config.settings(),
+            "wall_seconds": round(time.perf_counter() - started, 3),
+            **results,
+        }
+    )
+    write_json(workdir / "results.json", data)
+    return data
+
+
+def conclude(
+    workdir: Path,
+    config: RunConfig,
+    results: Mapping[str, Any],
+    started: float,
+    draw: Callable[[dict], Mapping[str, Any]],
+    summary: Callable[[dict], str],
+) -> None:
+    """Ends a run: saves results, deletes intermediate files, draws and summarises.
+
+    Args:
+      started: as for `save_results`.
+      draw, summary: figures by name, and the table, from the content of results.json.
+    """
+    saved = save_results(workdir, config, results, started)
+    shutil.rmtree(workdir / UNFINISHED, ignore_errors=True)
+    save_figures(workdir, draw(saved))
+    print(summary(saved))
+    print(f"results and figures in {workdir} ({time.perf_counter() - started:.1f} s)")
+
+
+def redraw(workdir: Path, name: str, draw: Callable[[dict], Mapping[str, Any]]) -> None:
+    """Redraws the figures of a finished run of experiment `name`.
+
+    Raises:
+      UserError: if there is no such run, or its results are damaged.
+    """
+    results = load_results(workdir)
+    check_experiment(workdir, name)
+    try:
+        figures = draw(results)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{workdir / 'results.json'} is damaged or incomplete; run it again"
+        ) from None
+    save_figures(workdir, figures)
+    print(f"figures drawn again in {workdir / 'figures'}")
+
+
+def load_results(workdir: Path) -> dict:
+    """The results of a finished run.
+
+    Raises:
+      UserError: if there are none, or they are of another schema.
+    """
+    results = read_json(workdir / "results.json", "finished run")
+    check_schema(workdir, results)
+    return results
+
+
+def save_figures(
+    workdir: Path, figures: Mapping[str, Any], subfolder: str = "figures"
+) -> None:
+    """Writes each matplotlib Figure to SUBFOLDER/NAME.png."""
+    folder = workdir / subfolder
+    folder.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png")

@@ -1,0 +1,1 @@
+"""Files, checkpoints and resumable training, and the errors that users can fix."""

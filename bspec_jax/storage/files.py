@@ -1,0 +1,130 @@
+"""Files of a run: JSON, named arrays and lines of metrics, whole or not at all.
+
+A JSON number that is not finite is written as null. Files are replaced whole, never
+left half written.
+"""
+
+import json
+import math
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bspec_jax.storage.errors import UserError
+
+
+def to_json(value: Any) -> Any:
+    """Plain JSON values: arrays become lists, numbers that are not finite null."""
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return to_json(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes JSON whole or not at all."""
+    text = json.dumps(to_json(data), indent=1, allow_nan=False)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text + "\n")
+    partial.replace(path)
+
+
+def read_json(path: Path, what: str) -> dict:
+    """Reads a JSON object.
+
+    Raises:
+      UserError: if the file is missing or damaged; `what` says what was looked for.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"no {what} at {path}: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{path} is damaged: it is not JSON") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is damaged: it is not a JSON object")
+    return data
+
+
+def save_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False
+) -> None:
+    """Writes named arrays as .npz, whole or not at all."""
+    partial = path.with_suffix(".partial.npz")
+    save = np.savez_compressed if compressed else np.savez
+    save(partial, **arrays)
+    partial.replace(path)
+
+
+def shortened(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same with floats of two bytes, which are enough for pictures."""
+    return _with_floats(arrays, np.float16)
+
+
+def widened(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same with floats of four bytes."""
+    return _with_floats(arrays, np.float32)
+
+
+def _with_floats(arrays, dtype):
+    return {
+        name: a.astype(dtype) if a.dtype.kind == "f" else a
+        for name, a in arrays.items()
+    }
+
+
+def load_arrays(
+    path: Path, like: Mapping[str, np.ndarray | None] | None = None
+) -> dict[str, np.ndarray]:
+    """Reads arrays of the names and shapes of `like` that `save_arrays` wrote.
+
+    None stands for any shape, and without `like` for all that there are.
+
+    Raises:
+      UserError: if the file is damaged, or holds other arrays.
+    """
+    try:
+        with np.load(path) as saved:
+            arrays = {name: saved[name] for name in like or saved.files}
+        for name, expected in (like or {}).items():
+            if expected is not None and arrays[name].shape != expected.shape:
+                raise ValueError
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        raise UserError(f"{path} is damaged; delete it and resume again") from None
+    return arrays
+
+
+def append_metrics(workdir: Path, record: Mapping[str, Any]) -> None:
+    """Adds one line to metrics.jsonl."""
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(to_json(record), allow_nan=False) + "\n")
+
+
+def keep_metrics(workdir: Path, keep: Callable[[dict], bool]) -> None:
+    """Drops the other lines of metrics.jsonl: those a resumed run will write again."""
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return
+    whole = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(line for line in whole if keep(json.loads(line))))
+    partial.replace(path)
+
+
+def read_metrics(workdir: Path) -> list[dict]:
+    """The lines of metrics.jsonl; none if there is no such file yet."""
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]

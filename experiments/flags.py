@@ -1,0 +1,57 @@
+"""Flags that several experiments share."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Literal
+
+from bspec_jax import runs, toys
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyConfig(runs.RunConfig):
+    """Flags of the experiments that train toys."""
+
+    tasks: tuple[Literal["toy1", "toy2"], ...] = ("toy1", "toy2")
+    """Tasks to train on."""
+    steps: int = 20_000
+    """Maximum number of gradient steps; training stops at convergence."""
+    learning_rate: float = 0.02
+    """Step size of gradient descent."""
+    negative_slope: float = 0.01
+    """Slope of the leaky ReLU below zero."""
+    init: toys.InitDistribution = "normal"
+    """Distribution of the initial w and b: N(0, s^2) or U(-s, s)."""
+    init_scale: float = 1.0
+    """The s of --init."""
+
+    def check(self) -> None:
+        super().check()
+        runs.check_flag(self, "steps", lambda v: v >= 1, "at least 1")
+        runs.check_flag(self, "tasks", toys.TASKS.__contains__, "a task")
+        runs.check_flag(self, "negative_slope", math.isfinite, "finite")
+        for name in ("learning_rate", "init_scale"):
+            check_positive(self, name)
+
+    @property
+    def tasks_list(self) -> list[str]:
+        return sorted(set(self.tasks))
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(runs.RunConfig):
+    """Flags of the experiments that read images."""
+
+    data_dir: Path | None = None
+    """Folder of the data: of TensorFlow Datasets, of the IDX files, or of the images
+    (DIR/train/<class>/*.png and DIR/test/<class>/*.png)."""
+
+
+def check_positive(config: runs.RunConfig, name: str) -> None:
+    """Raises FlagError unless the flag is positive and finite."""
+    runs.check_flag(config, name, lambda v: 0 < v < math.inf, "positive and finite")
+
+
+def check_not_negative(config: runs.RunConfig, name: str) -> None:
+    """Raises FlagError unless the flag is finite and at least 0."""
+    runs.check_flag(config, name, lambda v: 0 <= v < math.inf, "finite, >= 0")

@@ -1,0 +1,82 @@
+"""Flags of `experiments.segment`."""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from bspec_jax import runs
+from bspec_jax.components.chan_vese import Border
+from bspec_jax.components.segmentation import Choice
+from experiments.flags import DataConfig, check_not_negative
+
+NAME = "segment"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(DataConfig):
+    """Flags of the segmentation."""
+
+    COUNTS: ClassVar = ("test_examples", "choose_examples", "largest")
+
+    checkpoint: Path | None = None
+    """Run of class_transfer, or checkpoints of its generator."""
+    images: tuple[Path, ...] = ()
+    """Image files, or folders of images, to segment. Default: held-out images of the
+    generator's data set."""
+    dataset: str | None = None
+    """Another data set with the same classes. Default: the generator's."""
+    test_examples: int = 900
+    """Number of held-out images to segment, balanced over the classes; fewer if there
+    are fewer."""
+    source: Literal["auto", "responses", "inputs"] = "auto"
+    """Components to use: the branches' responses v_k, or their inputs phi_k. auto: phi_k
+    if the generator has a diffusion, else v_k."""
+    surface_components: tuple[int, ...] = ()
+    """Components that locate the parts, from 0. Default: found without labels."""
+    image_components: tuple[int, ...] = ()
+    """Components that are nearly constant inside the parts, from 0. Default: found
+    without labels."""
+    dark: bool = False
+    """Parts are dark in the surface components, if these are given."""
+    level: float = 0.7
+    """Value of the surface components, 0..1, above which pixels start inside, if these
+    are given."""
+    choose_examples: int = 8
+    """Number of training images per class to choose components on."""
+    largest: int = 2
+    """Maximum number of components that the search combines."""
+    part: Literal["eyes", "ears"] = "eyes"
+    """Part whose true masks score the segmentation, for data with a ground truth."""
+    length: float = 0.02
+    """Chan-Vese's mu, weight of the border's length."""
+    inside: float = 4.0
+    """Chan-Vese's lambda_1, weight of the variance inside; lambda_2 is 1."""
+
+    def check(self) -> None:
+        super().check()
+        if self.resume:
+            raise runs.FlagError("segment takes a few minutes and cannot be resumed")
+        if self.checkpoint is None and not self.figures_only:
+            raise runs.FlagError("--checkpoint needs the folder of a class-transfer run")
+        if bool(self.surface_components) != bool(self.image_components):
+            raise runs.FlagError(
+                "--surface-components and --image-components need each other"
+            )
+        runs.check_flag(self, "level", lambda v: 0 <= v < 1, "in 0..1, below 1")
+        for name in ("length", "inside"):
+            check_not_negative(self, name)
+        if self.images and (self.dataset or self.data_dir):
+            raise runs.FlagError("--images takes the place of --dataset and --data-dir")
+
+    @property
+    def border(self) -> Border:
+        return Border(length=self.length, inside=self.inside)
+
+    @property
+    def given_choice(self) -> Choice | None:
+        """The choice of components by hand, if there is one."""
+        if not self.surface_components:
+            return None
+        return Choice(
+            self.surface_components, self.image_components, self.dark, self.level
+        )

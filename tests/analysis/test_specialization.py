@@ -1,0 +1,230 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from bspec_jax.analysis import specialization as sp
+
+# Three branches at four points, by hand. Branch norms: 5, 0.5 (a tie with the threshold
+# 0.1 * 5), 0.
+TABLE = jnp.array(
+    [
+        [3.0, 0.0, 0.0, 4.0],
+        [0.0, 0.5, 0.0, 0.0],
+        [0.0, 0.0, 0.0, 0.0],
+    ]
+)
+
+
+def test_response_matrix_flattens_outputs_branch_by_branch():
+    v = jnp.arange(2 * 3 * 2 * 2.0).reshape(2, 3, 2, 2)
+    assert_array_equal(sp.response_matrix(v), [np.arange(12.0), np.arange(12.0, 24)])
+
+
+def test_norms_of_the_table():
+    assert_allclose(sp.response_norms(TABLE), [5, 0.5, 0])
+
+
+def test_active_by_the_norm_rule_with_a_tie():
+    assert_array_equal(sp.active_branches(TABLE), [True, True, False])
+    above = sp.active_branches(TABLE, threshold=0.1001)
+    assert_array_equal(above, [True, False, False])
+
+
+def test_active_by_the_variance_rule():
+    # Branch 0 is large but constant: active by norm, silent by variance.
+    v = jnp.array([[9.0, 9.0, 9.0], [1.0, -1.0, 0.0], [0.4, -0.2, -0.2]])
+    assert_array_equal(sp.active_branches(v, threshold=0.2), [True, False, False])
+    # Variances 0, 2/3 and 0.08: the last is 12 % of the largest.
+    assert_array_equal(sp.active_branches(v, rule="variance"), [False, True, True])
+    assert_array_equal(
+        sp.active_branches(v, rule="variance", threshold=0.13), [False, True, False]
+    )
+
+
+def test_no_branch_is_active_where_all_are_zero():
+    for rule in ("norm", "variance"):
+        assert not sp.active_branches(jnp.zeros((3, 4)), rule=rule).any()
+
+
+def test_unknown_rule():
+    with pytest.raises((ValueError, TypeError), match="rule"):
+        sp.active_branches(TABLE, rule="median")
+
+
+def test_covariance_is_uncentred_by_default():
+    v = jnp.array([[1.0, 2.0, 3.0], [1.0, 0.0, 0.0]])
+    assert_allclose(sp.covariance(v), [[14, 1], [1, 1]])
+    # Centred rows: (-1, 0, 1) and (2, -1, -1) / 3.
+    assert_allclose(
+        sp.covariance(v, centred=True), [[2, -1], [-1, 2 / 3]], rtol=1e-6, atol=1e-6
+    )
+
+
+def test_correlation_by_hand_and_of_a_silent_branch():
+    v = jnp.array([[3.0, 4.0], [4.0, 3.0], [-3.0, -4.0], [0.0, 0.0]])
+    rho = sp.correlation(sp.covariance(v))
+    expected = [[1, 0.96, -1, 0], [0.96, 1, -0.96, 0], [-1, -0.96, 1, 0], [0, 0, 0, 0]]
+    assert_allclose(rho, expected, rtol=1e-6)
+
+
+def test_correlation_of_responses_whose_variances_multiply_to_less_than_float32():
+    v = 1e-12 * jnp.array([[3.0, 4.0], [4.0, 3.0]])
+    assert_allclose(sp.correlation(sp.covariance(v))[0, 1], 0.96, rtol=1e-5)
+
+
+def test_mean_correlation_counts_pairs_of_active_branches_only():
+    rho = jnp.array([[1, 0.5, -0.25, 0.9], [0.5, 1, 0.75, 0.9], [-0.25, 0.75, 1, 0.9]])
+    rho = jnp.concatenate([rho, jnp.full((1, 4), 0.9)])
+    mean, pairs = sp.mean_correlation(rho, jnp.array([True, True, True, False]))
+    assert (int(pairs), float(mean)) == (3, 0.5)
+    mean, pairs = sp.mean_correlation(rho, jnp.array([True, False, False, False]))
+    assert (int(pairs), float(mean)) == (0, 0)
+
+
+def test_index_by_hand():
+    # sum c_ij^2 = 4 + 1 + 2 * 0.25 = 5.5, sum c_ii^2 = 5: S = (2 - 1.1) / 1.
+    c = jnp.array([[2.0, 0.5], [0.5, 1.0]])
+    assert_allclose(sp.specialization_index(c), 0.9, rtol=1e-6)
+    assert_allclose(sp.specialization_index(1e-25 * c), 0.9, rtol=1e-6)
+
+
+def test_index_is_1_for_a_diagonal_covariance_and_0_for_identical_branches():
+    assert_allclose(sp.specialization_index(jnp.diag(jnp.array([1.0, 2, 3]))), 1)
+    same = jnp.tile(jnp.array([[1.0, -2.0, 0.5]]), (4, 1))
+    assert_allclose(sp.specialization_index(sp.covariance(same)), 0, atol=1e-6)
+
+
+def test_index_is_0_where_it_is_undefined():
+    assert sp.specialization_index(jnp.zeros((3, 3))) == 0
+    assert sp.specialization_index(jnp.array([[2.0]])) == 0
+
+
+def test_index_alone_misleads_for_independent_noise():
+    """S is near 1 for noise, but the other measures are at their control values."""
+    m, n = 8, 4096
+    noise = jax.random.normal(jax.random.key(0), (m, n))
+    measured = sp.measure(noise)
+    # E sum_(k != l) c_kl^2 / sum c_kk^2 is about (m - 1) / n = 0.002.
+    assert measured.index > 0.99
+    assert measured.num_active == m
+    assert not measured.any_silent
+    # Energy of one branch is chi-square over 4096 points: entropy close to uniform.
+    assert measured.entropy > 0.9
+    assert measured.active_per_region > 0.7
+
+
+def test_example_and_region_energy():
+    v = jnp.array([[[1.0, 2.0], [0.0, 3.0], [1.0, 1.0]], [[0.0, 0.0]] * 3])
+    assert_allclose(sp.example_energy(v), [[5, 9, 2], [0, 0, 0]])
+    energy = sp.region_energy(v, jnp.array([1, 0, 1]), 2)
+    assert_allclose(energy, [[9, 3.5], [0, 0]])
+
+
+def test_active_in_regions_with_a_tie_and_an_empty_region():
+    energy = jnp.array([[100.0, 0.0, 1.0], [1.0, 0.0, 4.0], [0.99, 0.0, 100.0]])
+    expected = [[True, False, True], [True, False, True], [False, False, True]]
+    assert_array_equal(sp.active_in_regions(energy), expected)
+
+
+def test_region_entropy_by_hand():
+    energy = jnp.array([[1.0, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
+    assert_allclose(sp.region_entropy(energy), [1, 0, 0.5, 1], atol=1e-6)
+    assert_array_equal(sp.region_entropy(jnp.array([[3.0], [0.0]])), [1, 1])
+
+
+def test_measure_of_the_table():
+    measured = sp.measure(TABLE)
+    # Energies: branch 0 (9, 0, 0, 16), branch 1 (0, .25, 0, 0), branch 2 none.
+    p = np.array([9, 16]) / 25
+    entropy = -(p * np.log(p)).sum() / np.log(4)
+    assert (measured.num_active, measured.num_silent) == (2, 1)
+    assert bool(measured.any_silent)
+    assert_allclose(measured.entropy, entropy / 2, rtol=1e-6)
+    # Active: branch 0 at points 0 and 3, branch 1 at point 1, nobody at point 2.
+    assert_allclose(measured.active_per_region, 3 / 12, rtol=1e-6)
+    assert_allclose(measured.silent_share, 9 / 12, rtol=1e-6)
+    assert_allclose(measured.silent_share_of_active, 5 / 8, rtol=1e-6)
+    assert (measured.correlation, measured.active_pairs) == (0, 1)
+    assert_allclose(measured.index, 1)
+
+
+def test_measure_by_classes_instead_of_examples():
+    energy = sp.region_energy(TABLE, jnp.array([0, 1, 1, 0]), 2)
+    measured = sp.measure(TABLE, energy=energy)
+    assert_allclose(measured.entropy, 0, atol=1e-7)  # each branch has one class
+    assert_allclose(measured.active_per_region, 2 / 6, rtol=1e-6)
+
+
+def test_all_branches_silent_has_a_defined_answer():
+    measured = sp.measure(jnp.zeros((3, 4)))
+    assert (measured.num_active, measured.num_silent) == (0, 3)
+    expected = {"index": 0, "entropy": 1, "active_per_region": 0, "silent_share": 1}
+    for name, value in expected.items():
+        assert getattr(measured, name) == value
+    assert (measured.correlation, measured.active_pairs) == (0, 0)
+
+
+def test_a_single_branch_is_active_everywhere_and_has_no_pairs():
+    measured = sp.measure(jnp.array([[1.0, 1.0, 2.0]]))
+    assert (measured.num_active, measured.num_silent) == (1, 0)
+    assert (measured.index, measured.active_pairs) == (0, 0)
+    assert measured.active_per_region == 1
+    assert not measured.any_silent
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    m=st.sampled_from([1, 3, 6]),
+    n=st.sampled_from([1, 4]),
+    extra=st.sampled_from([1, 4]),
+    seed=st.integers(0, 99),
+    scale=st.sampled_from([1e-6, 1.0, 1e6]),
+)
+def test_padding_with_zero_branches_changes_nothing(m, n, extra, seed, scale):
+    v = scale * np.random.default_rng(seed).normal(size=(m, n)).astype(np.float32)
+    v[seed % m] *= 0.01  # one is silent, mostly
+    measure = jax.jit(sp.measure)
+    alone = measure(jnp.asarray(v))
+    padded = measure(
+        jnp.asarray(np.pad(v, ((0, extra), (0, 0)))), num_branches=jnp.int32(m)
+    )
+    for name, value in alone._asdict().items():
+        assert_allclose(getattr(padded, name), value, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(np.float32, 3e19), (np.float32, 1e-25), (np.float16, 300)],
+)
+def test_measures_do_not_depend_on_the_scale_of_the_responses(dtype, scale):
+    v = np.array([[3, 0, 1, 2], [0, -2, 2, 1], [0, 0, 0, 0]], np.float32)
+    expected = sp.measure(jnp.asarray(v))
+    measured = sp.measure(jnp.asarray((scale * v).astype(dtype)))
+    for name, value in expected._asdict().items():
+        assert_allclose(getattr(measured, name), value, rtol=1e-5, err_msg=name)
+
+
+def test_gradients_are_finite_beside_a_silent_branch():
+    v = jax.random.normal(jax.random.key(0), (3, 5)).at[1].set(0)
+    for name in ("correlation", "index", "entropy"):
+        gradient = jax.grad(lambda v, n=name: getattr(sp.measure(v), n))(v)
+        assert np.isfinite(gradient).all(), name
+
+
+def test_a_zero_branch_is_silent_at_any_threshold():
+    assert_array_equal(sp.active_branches(TABLE, threshold=0.0), [True, True, False])
+
+
+def test_measure_is_jittable_and_mappable_without_nan():
+    v = jax.random.normal(jax.random.key(0), (20, 5, 4, 2))
+    v = v.at[0].set(0).at[1, 1:].set(0).at[2, :, 2:].set(0)
+    mapped = jax.jit(jax.vmap(sp.measure))(v)
+    alone = [sp.measure(one) for one in v[:5]]
+    for name, values in mapped._asdict().items():
+        assert np.isfinite(np.asarray(values, float)).all(), name
+        each = [getattr(one, name) for one in alone]
+        assert_allclose(values[:5], each, rtol=1e-5, atol=1e-6)

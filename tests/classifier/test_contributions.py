@@ -1,0 +1,117 @@
+import math
+
+import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
+
+from bspec_jax.classifier import contributions
+
+# Two branches, three examples of classes 0, 2, 2, three classes.
+V = np.array(
+    [
+        [[3.0, 0.0, 0.0], [0.0, 0.0, 6.0], [9.0, 0.0, 0.0]],
+        [[0.0, 1.0, 2.0], [0.0, 0.0, 3.0], [0.0, 0.0, 12.0]],
+    ]
+)
+LABELS = np.array([0, 2, 2])
+
+
+def test_confidence_is_the_true_output_less_the_mean():
+    expected = [[2, 4, -3], [-1, 2, 8]]
+    assert_allclose(contributions.confidence(V, LABELS), expected)
+    shifted = V + np.array([5.0, -2.0])[:, None, None]  # the same for every class
+    assert_allclose(contributions.confidence(shifted, LABELS), expected)
+
+
+def test_class_means():
+    values = np.array([[1.0, 2.0, 4.0], [0.0, -1.0, 5.0]])
+    means = contributions.class_means(values, LABELS, 3)
+    assert_allclose(means, [[1, math.nan, 3], [0, math.nan, 2]])
+
+
+def test_ablation_by_hand():
+    # Sums: [3 1 2], [0 0 9], [9 0 12]: all right. Alone, branch 0 misses the third and
+    # branch 1 the first.
+    found = contributions.ablation(V, LABELS, np.array([False, True]))
+    assert found.full == 1
+    assert_allclose(found.without, [2 / 3, 2 / 3])
+    assert_allclose(found.alone, [2 / 3, 2 / 3])
+    assert_allclose(found.without_silent, 2 / 3)
+    assert found.order == [1, 0]  # norms 126 and 158, squared
+    assert_allclose(found.kept, [2 / 3, 1])
+
+
+def test_ablation_keeps_the_largest_first():
+    v = np.zeros((3, 2, 2))
+    v[0, 0, 0], v[1, 0, 0], v[2, 1, 1] = 1, 3, 2
+    labels = np.array([0, 1])
+    found = contributions.ablation(v, labels, np.array([True, True, True]))
+    assert found.order == [1, 2, 0]
+    assert found.kept == [0.5, 1, 1]
+    assert found.without == [1, 1, 0.5]  # an argmax of zeros is class 0
+
+
+def test_enrichment_against_counting_all_permutations():
+    # Branch 0 is most confident in three of five examples, of which classes 0 0 1.
+    confidence = np.array([[2.0, 2.0, 2.0, 0.0, 0.0], [1.0] * 5])
+    labels = np.array([0, 0, 1, 1, 1])
+    found = contributions.enrichment(confidence, labels, np.ones(2, bool), 2)
+    assert_array_equal(found.count, [[2, 1], [0, 2]])
+    assert_allclose(found.expected, [[1.2, 1.8], [0.8, 1.2]])
+    ways = math.comb(5, 3)
+    at_least_two_zeros = math.comb(2, 2) * math.comb(3, 1) / ways
+    at_least_one_one = 1.0  # three examples, two of class 0 at most
+    at_least_two_ones = math.comb(3, 2) / math.comb(5, 2)
+    expected = [[at_least_two_zeros, at_least_one_one], [1.0, at_least_two_ones]]
+    assert_allclose(found.p_value, expected)
+    assert not found.significant.any()
+
+
+def test_enrichment_finds_what_was_planted_and_little_else():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(5), 40)
+    confidence = rng.normal(size=(4, 200))
+    confidence[2, labels == 3] += 3
+    found = contributions.enrichment(confidence, labels, np.ones(4, bool), 5)
+    assert found.significant[2, 3]
+    others = np.ones((4, 5), bool)
+    others[2, 3] = False
+    # Branch 2 takes class 3 from the others, so that theirs are below chance.
+    assert not found.significant[others].any()
+    assert found.count.sum() == (confidence.max(0) > 0).sum()
+
+
+def test_many_null_pairs_are_not_significant():
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 10, 2000)
+    values, active = rng.normal(size=(16, 2000)), np.ones(16, bool)
+    found = contributions.enrichment(values, labels, active, 10)
+    assert (found.p_value < 0.05).sum() > 2  # as chance has it, before the correction
+    assert not found.significant.any()
+
+
+def test_silent_branches_and_examples_against_all_are_not_counted():
+    confidence = np.array([[0.3, -0.2, 0.5, -0.1], [0.4, 0.0, 0.1, -0.3], [9.0] * 4])
+    active = np.array([True, True, False])
+    labels = np.array([0, 0, 1, 1])
+    found = contributions.enrichment(confidence, labels, active, 2)
+    assert_array_equal(found.count, [[0, 1], [1, 0], [0, 0]])
+    nothing = contributions.enrichment(-confidence, labels, active, 2)
+    assert_array_equal(nothing.count, [[1, 0], [0, 1], [0, 0]])
+    silent = contributions.enrichment(confidence, labels, ~np.ones(3, bool), 2)
+    assert_array_equal(silent.count, np.zeros((3, 2)))
+    assert_array_equal(silent.p_value, np.ones((3, 2)))
+    assert not silent.significant.any()
+
+
+def test_most_confident_of_one_class():
+    confidence = np.array([0.5, 9.0, 0.1, 0.9, 0.7, 8.0])
+    labels = np.array([1, 0, 1, 1, 1, 0])
+    top = contributions.most_confident(confidence, labels, 1, 0.5)
+    assert_array_equal(top, [3, 4])
+    assert_array_equal(contributions.most_confident(confidence, labels, 1, 0.01), [3])
+
+
+def test_most_shared_classes():
+    energy = np.array([[4.0, 1.0, 0.0, 6.0], [0.0, 1.0, 0.0, 2.0]])
+    # Largest shares: 1, 1/2, none at all, 3/4.
+    assert_array_equal(contributions.most_shared_classes(energy), [1, 3, 0, 2])

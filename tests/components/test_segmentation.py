@@ -1,0 +1,199 @@
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from skimage.color import rgb2hsv
+
+from bspec_jax.components import segmentation
+from bspec_jax.components.segmentation import Choice, segment
+
+HEIGHT, WIDTH = 40, 48
+
+
+def ellipse(row, column, height, width):
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    return ((rows - row) / height) ** 2 + ((columns - column) / width) ** 2 <= 1
+
+
+EYES = ellipse(14, 14, 4, 5) | ellipse(15, 34, 4, 5)
+NOSE = ellipse(26, 24, 4, 3)
+EARS = ellipse(3, 9, 2, 3) | ellipse(3, 39, 2, 5)  # less alike than the eyes
+
+
+def components(noise: float = 0.02):
+    """Three, of two images in colour: 0 shows eyes and nose, 1 the eyes, 2 noise.
+
+    The second image is the first one reflected, and in component 1 eyes are dark.
+    """
+    rng = np.random.default_rng(0)
+    found = rng.normal(size=(3, 2, HEIGHT, WIDTH, 3)) * noise
+    for i, flip in enumerate((slice(None), slice(None, None, -1))):
+        found[0, i] += (0.9 * EYES + 0.8 * NOSE)[:, flip, None] * [1.0, 0.2, 0.1]
+        found[1, i] -= EYES[:, flip, None] * 0.7
+    return found
+
+
+def truth():
+    return np.stack([EYES, EYES[:, ::-1]])
+
+
+def test_scalars_are_the_value_of_hsv():
+    x = np.random.default_rng(0).normal(size=(2, 3, 5, 4, 3))
+    found = segmentation.scalarise(x)
+    image = x[1, 2]
+    image = (image - image.min()) / (image.max() - image.min())
+    assert_allclose(found[1, 2], rgb2hsv(image)[..., 2], rtol=1e-12)
+    assert_array_equal(segmentation.scalarise(np.full((1, 1, 2, 2, 3), -4.0)), 0)
+
+
+def test_a_combination_is_a_stretched_mean():
+    scalars = np.random.default_rng(0).uniform(size=(3, 2, 4, 5))
+    mean = (scalars[0, 1] + scalars[2, 1]) / 2
+    expected = (mean - mean.min()) / (mean.max() - mean.min())
+    assert_allclose(segmentation.combine(scalars, (0, 2))[1], expected)
+
+
+def test_the_surface_is_positive_above_the_level():
+    scalars = np.linspace(0, 1, 11).reshape(1, 1, 1, 11)
+    bright = segmentation.initial_surface(scalars, Choice((0,), (0,), level=0.75))
+    assert_allclose(bright[0, 0, [10, 9, 5]], [1, 0.6, -1])
+    dark = segmentation.initial_surface(scalars, Choice((0,), (0,), True, 0.75))
+    assert_allclose(dark, bright[..., ::-1], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        Choice(surface=(0,), image=(1,)),
+        Choice(surface=(1,), image=(1, 2), dark=True),
+        Choice(surface=(1,), image=(1,), dark=True, level=0.5),
+    ],
+)
+def test_eyes_are_found_and_the_nose_is_not(choice):
+    found = segment(components(), choice)
+    assert segmentation.iou(found, truth()).min() > 0.95
+    assert not (found & np.stack([NOSE, NOSE[:, ::-1]])).any()
+
+
+def test_the_wrong_side_finds_no_eyes():
+    found = segment(components(), Choice(surface=(1,), image=(1,), dark=False))
+    assert segmentation.iou(found, truth()).max() < 0.1
+
+
+def test_without_a_second_region_the_mask_is_empty():
+    flat = np.zeros((1, 2, 16, 16, 3))
+    assert not segment(flat, Choice((0,), (0,))).any()
+    assert not segment(flat, Choice((0,), (0,), dark=True)).any()
+    # Nor if the surface shows a pair, and the image to segment is constant.
+    eyes = components()
+    eyes[2] = 0
+    assert not segment(eyes, Choice((1,), (2,), dark=True)).any()
+    half = flat.copy()
+    half[..., :8, :, :] = 1  # a second region, but no pair
+    assert not segment(half, Choice((0,), (0,))).any()
+
+
+@pytest.mark.parametrize("chosen", [(), (3,), (-1,), (0, 7)])
+def test_components_must_exist(chosen):
+    for choice in (Choice(chosen, (0,)), Choice((0,), chosen)):
+        with pytest.raises(ValueError, match=r"some of 0\.\.2, got"):
+            segment(components(), choice)
+
+
+def test_multiplicity_is_the_number_of_regions_in_a_row():
+    low = ellipse(33, 24, 1, 20)
+    mask = EYES | NOSE | EARS | low
+    found = segmentation.regions(mask)
+    number = dict(
+        zip(
+            [int(np.nonzero(region)[0].mean()) for region in found],
+            segmentation.multiplicity(found),
+            strict=True,
+        )
+    )
+    assert number == {3: 2, 14: 2, 15: 2, 26: 1, 33: 1}
+
+
+def test_of_several_pairs_the_most_alike_is_kept():
+    assert_array_equal(segmentation.pair(EYES | NOSE | EARS), EYES)
+    assert_array_equal(segmentation.pair(EARS | NOSE), EARS)
+    third = ellipse(15, 24, 3, 2)  # between the eyes: their rows are crossed by three
+    assert not segmentation.pair(EYES | third).any()
+    assert_array_equal(segmentation.pair(EYES | third | EARS), EARS)
+    # Regions of other rows are more alike, but not beside each other.
+    upper = ellipse(10, 14, 4, 5) | ellipse(10, 34, 2, 2)
+    lower = ellipse(26, 14, 2, 2) | ellipse(26, 34, 4, 5)
+    found = segmentation.pair(upper | lower)
+    assert (found == upper).all() or (found == lower).all()
+
+
+def test_specks_are_no_regions():
+    mask = EYES.copy()
+    mask[15, 24] = True
+    assert len(segmentation.regions(mask)) == 2
+    assert not segmentation.regions(np.zeros((4, 4), bool)).size
+    corner = np.pad(np.eye(3, dtype=bool), 2)  # regions may hang together at a corner
+    assert len(segmentation.regions(corner)) == 1
+
+
+def test_what_the_edge_cuts_is_no_region():
+    for edge in (ellipse(15, 0, 3, 3), ellipse(15, 47, 3, 3), ellipse(39, 20, 3, 3)):
+        assert_array_equal(segmentation.regions(EYES | edge).any(0), EYES)
+        assert_array_equal(segmentation.pair(EYES | edge), EYES)
+
+
+def test_the_score_prefers_mirrored_compact_pairs():
+    score = segmentation.pair_score
+    assert score(EYES) > 0.9
+    tilted = [np.arange(9)[:, None] - np.arange(9) == 0]
+    slanted = np.zeros_like(EYES)
+    slanted[10:19, 10:19] |= tilted[0]
+    parallel, mirrored = slanted.copy(), slanted.copy()
+    parallel[10:19, 30:39] |= tilted[0]
+    mirrored[10:19, 30:39] |= tilted[0][:, ::-1]
+    assert score(mirrored) > 2 * score(parallel)
+    unequal = ellipse(14, 14, 4, 5) | ellipse(15, 34, 2, 2)
+    assert score(unequal) < 0.5 * score(EYES)
+    hollow = EYES & ~(ellipse(14, 14, 3, 4) | ellipse(15, 34, 3, 4))
+    assert score(hollow) < 0.6 * score(EYES)
+    assert score(EYES | NOSE) == score(NOSE) == score(np.zeros_like(EYES)) == 0
+
+
+def test_the_score_knows_no_left_and_right():
+    pair = ellipse(14, 14, 4, 5) | ellipse(15, 34, 3, 6)
+    assert_allclose(
+        segmentation.pair_score(pair), segmentation.pair_score(pair[:, ::-1]), rtol=0.05
+    )
+
+
+def test_iou_counts_misses():
+    masks = np.stack([EYES, np.zeros_like(EYES), NOSE, np.zeros_like(EYES)])
+    right = np.stack([EYES, EYES, EYES, np.zeros_like(EYES)])
+    assert_array_equal(segmentation.iou(masks, right), [1, 0, 0, 1])
+    half = EYES & (np.arange(WIDTH) < 24)
+    assert_allclose(
+        segmentation.iou(half[None], EYES[None]), half.sum() / EYES.sum(), rtol=1e-12
+    )
+
+
+def test_the_search_finds_eyes_without_labels():
+    scalars = segmentation.scalarise(components(noise=0.1))
+
+    def overlap(masks):
+        return segmentation.iou(masks, truth()).mean()
+
+    values = (segmentation.mean_pair_score, overlap)
+    done = []
+    found, best = segmentation.search(scalars, values, advance=done.append)
+    expected = segmentation.search_size(len(scalars), len(values)) * scalars.shape[1]
+    assert sum(done) == expected
+    for ranking, value in zip((found, best), values, strict=True):
+        assert [one.value for one in ranking] == sorted(
+            (one.value for one in ranking), reverse=True
+        )
+        masks = segmentation.segment_all(scalars, [ranking[0].choice])[0]
+        assert ranking[0].value == value(masks)
+        assert overlap(masks) > 0.9
+    # Of a plain image there is no other to refine by.
+    (alone,) = segmentation.search(scalars[:1])
+    assert len(alone) == segmentation.search_size(1) == 6
+    assert {one.choice.image for one in alone} == {(0,)}

@@ -1,0 +1,322 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from helpers import ROOT, check_refused, finish, start, without_timing
+from numpy.testing import assert_allclose, assert_array_equal
+
+from bspec_jax.components import recombination
+from bspec_jax.components.shading import angular_error, normals_from_shading
+from bspec_jax.generator.network import to_signed
+from experiments import applications as experiment
+from experiments import applications_analysis as analysis
+from experiments import applications_augmentation as aug
+from experiments.applications import Config, saved_choice
+from experiments.applications_data import Faces, as_input
+from experiments.class_transfer_data import ground_truth, labels_of_faces
+
+RUNS = ROOT / "docs" / "runs"
+CLASSES = ("cat", "dog", "tiger")
+SIZE = 32
+
+
+def some(split="test", count=6, **stacks):
+    """Faces of all classes without a generator; `stacks` make components of them."""
+    indices = np.arange(count)
+    truth = ground_truth(CLASSES, split, indices, SIZE)
+    labels = labels_of_faces(CLASSES, split)[indices]
+    x = as_input(truth)
+    found = Faces(CLASSES, split, indices, x, labels, truth, 0.5 * x, 0 * x, {})
+    return found._replace(
+        stacks={name: np.stack(make(found)) for name, make in stacks.items()}
+    )
+
+
+class Oracle:
+    """Takes what it has seen of a class for that class, all else for the first."""
+
+    def __init__(self, faces):
+        self.faces = faces
+
+    def recognise(self, images):
+        same = (np.abs(images - self.faces.x) < 1e-5).all((1, 2, 3))
+        return np.where(same, self.faces.labels, 0)
+
+
+def test_faces_of_some_classes_are_numbered_in_their_order():
+    labels = labels_of_faces(("tiger", "cat"), "test")
+    assert labels[:6].tolist() == [1, 0, 1, 0, 1, 0]  # cat, dog, tiger in turn
+    two = ground_truth(("tiger", "cat"), "test", np.array([1, 2]), SIZE)
+    all_of_them = ground_truth(CLASSES, "test", np.array([2, 3]), SIZE)
+    assert_array_equal(two.image, all_of_them.image)
+
+
+def test_edits_are_measured_by_what_falls_in_the_part():
+    def make(faces):
+        eyes = faces.truth.masks["eyes"][..., None]
+        in_eyes = np.where(eyes, 0.5, 0) + np.zeros(3)
+        return in_eyes, np.full(faces.x.shape, 0.25)
+
+    faces = some(responses=make)
+    eyes = faces.truth.masks["eyes"]
+    masks = eyes.copy()
+    masks[:, 0] = True  # and a row that is none
+    config = Config(gain=3.0)
+    found = analysis.editing(config, faces, masks, Oracle(faces))
+    assert_allclose(found["chance"], eyes.mean())
+    assert found["classes_right"] == 1
+    local, constant = found["responses"]
+    assert_allclose([local[p]["mean"] for p in ("everywhere", "inside")], 1, rtol=1e-5)
+    area = eyes.mean((1, 2))
+    assert_allclose(constant["everywhere"]["mean"], area.mean(), rtol=1e-5)
+    share = eyes.sum((1, 2)) / masks.sum((1, 2))
+    assert_allclose(constant["inside"]["mean"], share.mean(), rtol=1e-5)
+    assert constant["inside"]["images"] == 6
+    # Twice 0.25 more, of a range of 2.
+    assert_allclose(constant["change"], 0.25, rtol=1e-5)
+    # The edited ones are all taken for the first class, as two of six are.
+    assert_allclose(constant["class_kept"], 1 / 3)
+    unchanged = analysis.editing(Config(gain=1.0), faces, masks, Oracle(faces))
+    assert unchanged["responses"][1]["class_kept"] == 1
+    # An empty mask changes nothing, of which nothing is in the part.
+    masks[0] = False
+    found = analysis.editing(config, faces, masks, Oracle(faces))
+    assert_allclose(
+        found["responses"][1]["inside"]["mean"], share[1:].sum() / 6, rtol=1e-5
+    )
+
+
+def without_eyes(faces):
+    part = faces.x - faces.without("eyes")
+    return np.roll(faces.x, 3, 1), part, 0.5 * (faces.x - part)
+
+
+def test_a_component_that_is_the_part_is_removed_whole():
+    train = some("train", 9, responses=without_eyes)
+    test = some("test", 6, responses=without_eyes)
+    found = analysis.filtered(Config(), train, test, "eyes")
+    methods = found["methods"]
+    assert found["images"] == 6
+    for place in ("everywhere", "inside"):
+        row = methods[f"responses_{place}"]
+        assert_allclose(row["gains"], [1, 0, 1], atol=1e-3)
+        assert row["psnr"]["mean"] > 50
+        assert row["ssim"]["mean"] > 0.999
+    wanted = test.without("eyes")
+    error = ((test.x - wanted) ** 2).mean((1, 2, 3))
+    nothing = methods["nothing"]
+    assert_allclose(
+        nothing["psnr"]["mean"], np.mean(10 * np.log10(4 / error)), rtol=1e-5
+    )
+    where = np.abs(test.x - wanted).max(-1) > 4 / 255
+    error = ((test.x - wanted) ** 2).mean(-1)
+    inside = [np.mean(e[w]) for e, w in zip(error, where, strict=True)]
+    assert_allclose(
+        nothing["psnr_inside"]["mean"],
+        np.mean(10 * np.log10(4 / np.array(inside))),
+        rtol=1e-5,
+    )
+    assert nothing["psnr"]["mean"] > methods["regenerated"]["psnr"]["mean"]
+    # Where it helps most: only there, and more of it.
+    blurs = [methods[f"blur_{place}"] for place in ("everywhere", "inside")]
+    assert blurs[0]["psnr"]["mean"] < blurs[1]["psnr"]["mean"]
+
+
+def test_named_components_are_attenuated_by_hand():
+    test = some("test", 3, responses=without_eyes)
+    config = Config(attenuate=(0, 1), attenuation=0.25)
+    found = analysis.filtered(config, test, test, "eyes")["methods"]
+    for place in ("everywhere", "inside"):
+        assert found[f"responses_{place}"]["gains"].tolist() == [0.25, 0.25, 1]
+    stack = test.stacks["responses"]
+    images = np.clip(test.x - 0.75 * (stack[0] + stack[1]), -1, 1)
+    error = ((images - test.without("eyes")) ** 2).mean((1, 2, 3))
+    assert_allclose(
+        found["responses_everywhere"]["psnr"]["mean"],
+        np.mean(10 * np.log10(4 / error)),
+        rtol=1e-4,
+    )
+
+
+def test_only_faces_that_have_the_part_are_scored():
+    test = some("test", 6, responses=without_eyes)
+    found = analysis.filtered(Config(), test, test, "whiskers")
+    assert found["images"] == 4  # dogs have none
+    assert found["methods"]["nothing"]["psnr"]["images"] == 4
+    assert found["methods"]["nothing"]["psnr"]["mean"] < 60
+
+
+def test_the_component_that_is_the_light_gives_its_normals():
+    def make(faces):
+        light = np.broadcast_to(faces.truth.diffuse, faces.x.shape)
+        return np.random.default_rng(0).normal(size=light.shape), 3 * light - 1, faces.x
+
+    train, test = some("train", 6, responses=make), some(responses=make)
+    found = analysis.shape(train, test)
+    assert found["responses"]["which"] == 1
+    assert_allclose(found["responses"]["mean"], found["light"]["mean"], rtol=1e-4)
+    assert found["light"]["mean"] < found["image"]["mean"] < found["flat"]["mean"]
+    seen = test.seen()
+    tilted = np.degrees(np.arccos(test.truth.normals[..., 2]))
+    by_face = [np.mean(t[s]) for t, s in zip(tilted, seen, strict=True)]
+    assert_allclose(found["flat"]["mean"], np.mean(by_face), rtol=1e-5)
+    row = found["image"]
+    settings = {key: row[key] for key in ("relief", "damping")}
+    angle = angular_error(
+        normals_from_shading(test.x.mean(-1), **settings), test.truth.normals
+    )
+    by_face = [np.mean(a[s]) for a, s in zip(angle, seen, strict=True)]
+    assert_allclose(row["mean"], np.mean(by_face), rtol=1e-5)
+    # Chosen on the training faces: no other setting is better there.
+    shading = train.x.mean(-1)
+    for relief in analysis.RELIEFS:
+        normals = normals_from_shading(shading, relief=relief, damping=row["damping"])
+        assert analysis.errors(train, normals).mean() >= row["chosen_at"] - 1e-9
+
+
+def test_other_faces_are_of_the_same_class():
+    labels = np.array([0, 1, 0, 1, 1])
+    stack = np.arange(10.0).reshape(2, 5, 1, 1, 1)
+    found = aug.of_another(stack, labels)[..., 0, 0, 0]
+    assert found.tolist() == [[2, 4, 0, 1, 3], [7, 9, 5, 6, 8]]
+
+
+def test_faces_are_perturbed_anew_in_each_epoch():
+    def make(faces):
+        return 0.2 * faces.x, np.roll(faces.x, 1, 2)
+
+    faces = some(responses=make)
+    keys = jax.random.split(jax.random.key(0), 2)
+    plain = aug.drawn(faces, aug.NONE, 0.2)
+    assert_array_equal(plain(keys[0]), plain(keys[1]))
+    assert_array_equal(plain(keys[0]), aug._small(faces.x))
+    drawn = aug.drawn(faces, "responses", 0.2)
+    stack = faces.stacks["responses"]
+    expected = recombination.perturb_components(
+        keys[0], faces.x - stack.sum(0), stack, 0.2
+    )
+    found = np.asarray(drawn(keys[0]), int)
+    assert np.abs(found - np.asarray(aug._small(expected), int)).max() <= 1
+    assert np.abs(found - np.asarray(drawn(keys[1]), int)).mean() > 2
+    others = aug.drawn(faces, aug.OTHERS, 0.2)(keys[0])
+    assert np.abs(found - np.asarray(others, int)).mean() > 1
+
+
+def test_gains_of_accuracy_are_in_pairs():
+    found = aug.compared([0.9, 0.8, 0.7], [0.8, 0.6, 0.7])
+    assert_allclose(found["accuracy"], 0.8)
+    assert_allclose(found["gain"], 0.1)
+    half = 4.302652729911275 * 0.1 / np.sqrt(3)  # Student's, two degrees of freedom
+    assert_allclose(found["gain_interval"], [0.1 - half, 0.1 + half])
+
+
+def test_the_choice_of_a_run_of_segment():
+    choice, border = saved_choice(Config(segmentation=RUNS / "faces_segmentation"))
+    saved = json.loads((RUNS / "faces_segmentation" / "results.json").read_text())
+    saved_one = saved["methods"]["components"]["choice"]
+    assert list(choice.surface) == saved_one["surface"]
+    assert list(choice.image) == saved_one["image"]
+    assert (choice.dark, choice.level) == (saved_one["dark"], saved_one["level"])
+    assert (border.length, border.inside) == (0.02, 4.0)
+
+
+FEW = (
+    *("--checkpoint", RUNS / "faces_diffusion"),
+    *("--segmentation", RUNS / "faces_segmentation"),
+    *("--test-examples", 3, "--choose-examples", 1, "--trials", 1),
+    *("--labels-per-class", 1, "--steps", 2),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("applications")
+    one = start("applications", *FEW, "--workdir", folder / "a")
+    only = ("--applications", "augmentation")
+    again = start("applications", *FEW, *only, "--workdir", folder / "b")
+    finish(again)
+    return folder, finish(one)[0]
+
+
+def test_a_run_scores_all_applications_and_can_be_repeated(finished):
+    folder, out = finished
+    results = without_timing(folder / "a")
+    again = without_timing(folder / "b")
+    assert again["augmentation"] == results["augmentation"]
+    assert "filtering" not in again
+    assert {"editing", "filtering", "shape", "augmentation"} <= set(results)
+    assert len(results["editing"]["inputs"]) == 9
+    ways = results["augmentation"]["1"]
+    assert set(ways) == {"none", "responses", "inputs", "others"}
+    assert all(len(way["accuracies"]) == 1 for way in ways.values())
+    assert ways["none"]["gain"] == 0
+    for line in ("editing: share", "filtering: against", "shape: mean", "1 labels"):
+        assert line in out
+    names = {path.stem for path in (folder / "a" / "figures").glob("*.png")}
+    assert names == {
+        *("editing", "editing_shares", "shape", "shape_errors"),
+        *("augmentation", "augmentation_faces"),
+        *(f"filtering_{part}" for part in analysis.REMOVABLE),
+    }
+
+
+def test_figures_are_drawn_again_and_for_another_component(finished):
+    folder, _ = finished
+    figures = folder / "a" / "figures"
+    before = {path.name: path.read_bytes() for path in figures.glob("*.png")}
+    flags = ("--workdir", folder / "a", "--figures-only")
+    finish(start("applications", *flags))
+    assert {path.name: path.read_bytes() for path in figures.glob("*.png")} == before
+    finish(start("applications", *flags, "--component", 7))
+    differing = {n for n in before if (figures / n).read_bytes() != before[n]}
+    assert differing == {"editing.png"}
+    _, err = finish(start("applications", *flags, "--component", 9), status=2)
+    assert err.endswith("--component must be 0..8, got 9\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        ((), 2, "--checkpoint needs the folder of a class-transfer run"),
+        (
+            ("--checkpoint", RUNS / "shoes_gaussian"),
+            1,
+            "was trained on fashion_mnist",
+        ),
+        (
+            ("--checkpoint", RUNS / "faces_gaussian", "--attenuate", 9),
+            2,
+            "--attenuate must be 0..8, got 9",
+        ),
+        (
+            ("--checkpoint", RUNS / "faces_gaussian", "--component", -1),
+            2,
+            "--component must be 0..8, got -1",
+        ),
+        (
+            (
+                *("--checkpoint", RUNS / "faces_gaussian"),
+                *("--segmentation", RUNS / "faces_gaussian"),
+            ),
+            1,
+            "is a run of class_transfer, not segment",
+        ),
+        (
+            ("--checkpoint", RUNS / "faces_gaussian", "--scale", 0),
+            2,
+            "--scale must be finite, above 0, got 0.0",
+        ),
+        (("--checkpoint", "missing"), 1, "missing"),
+    ],
+)
+def test_wrong_input_is_one_line(tmp_path, monkeypatch, capsys, flags, status, message):
+    given = ("--workdir", tmp_path / "run", *flags)
+    check_refused(experiment, given, status, message, monkeypatch, capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_read_are_bytes():
+    truth = ground_truth(CLASSES, "test", np.array([0]), SIZE)
+    x = as_input(truth)
+    assert_array_equal(x, to_signed(np.uint8(np.round(255 * truth.image))))

@@ -1,0 +1,318 @@
+"""The class-transfer command, on small pictures that the tests write themselves."""
+
+import json
+import os
+import signal
+import sys
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import check_refused, finish, start, wait_for, without_timing
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+
+from bspec_jax import generator, runs
+from bspec_jax.components import measures
+from bspec_jax.data import faces, folder
+from bspec_jax.storage import checkpoints
+from experiments import class_transfer as experiment
+from experiments import class_transfer_analysis as analysis
+from experiments import inception, recogniser
+from experiments.class_transfer_data import Data, balanced, ground_truth, load
+from experiments.keep import keep
+
+FIGURES = {
+    "class_transfer_energy",
+    "class_transfer_rates",
+    "class_transfer_spectrum",
+    "class_transfer_training",
+    "fig09_regenerated",
+    "fig10_components",
+    "fig11_components",
+    "fig13_sweep",
+    "fig14_sweep",
+    "fig15_subsets",
+    "fig18_decomposition",
+    "fig19_decomposition",
+}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return tmp_path_factory.mktemp("class_transfer")
+
+
+@pytest.fixture(scope="module")
+def images(shared):
+    """Dark and bright pictures, and a bright one that is damaged."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 6)):
+        for name, level in (("dark", 40), ("light", 180)):
+            into = shared / "images" / split / name
+            into.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(level, level + 60, (16, 16, 3), np.uint8)
+                Image.fromarray(pixels).save(into / f"{i:02}.png")
+    (shared / "images" / "train" / "light" / "03.png").write_bytes(b"damaged")
+    return shared / "images"
+
+
+def flags_for(images, workdir):
+    return [
+        *("--dataset", "folder", "--data-dir", images, "--workdir", workdir),
+        *("--preset", "tiny", "--branches", 3, "--test-examples", 12),
+        *("--iterations", 6, "--batch-size", 4, "--r1-every", 2, "--log-every", 1),
+        *("--checkpoint-every", 2, "--recogniser-epochs", 12),
+        *("--diffusion-step", 0.2),
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(shared, images):
+    workdir = shared / "run"
+    out, err = finish(start("class_transfer", *flags_for(images, workdir)))
+    return workdir, json.loads((workdir / "results.json").read_text()), out, err
+
+
+def held_out(images):
+    """The test images in the order of the run, in -1..1, and their classes."""
+    part = folder.find(images, 16).test
+    split = part.read(balanced(part.labels(), 12, 0))
+    return np.asarray(generator.to_signed(jnp.asarray(split.images))), split.labels
+
+
+def test_results_follow_from_the_checkpoint(finished, images):
+    workdir, results, out, _ = finished
+    trained = generator.load(workdir)
+    assert trained.step == 6
+    x, labels = held_out(images)
+    assert labels.tolist() == [0, 1] * 6
+    own = generator.decompose(trained.model, trained.params, x, labels)
+    f = np.clip(own.image, -1, 1)
+    assert_allclose(results["psnr"], measures.psnr(x, f).mean(), rtol=1e-4)
+    assert_allclose(results["ssim"], measures.ssim(x, f).mean(), rtol=1e-3)
+    residual = measures.psnr(x, own.residual).mean()
+    assert_allclose(results["psnr_residual"], residual, rtol=1e-4)
+    assert_allclose(results["input_std"], own.inputs.std((1, 2, 3, 4)), rtol=1e-3)
+    energy = (own.components.astype(float) ** 2).sum((1, 2, 3, 4))
+    assert_allclose(results["energy_share"], energy / energy.sum(), rtol=1e-3)
+    assert results["active"] == (energy >= 0.01 * energy.max()).sum()
+    classifier = recogniser.load(workdir / "checkpoints")
+    recognised = classifier.recognise(x)
+    assert_allclose(results["recogniser_accuracy"], (recognised == labels).mean())
+    other = generator.transfer(trained.model, trained.params, x, 1 - labels)
+    hit = classifier.recognise(other) == 1 - labels
+    assert_allclose(results["transfer_accuracy"], hit.mean())
+    for source in (0, 1):
+        rate = hit[labels == source].mean()
+        assert_allclose(results["rates"][source][1 - source], rate)
+    kept = classifier.recognise(own.image) == labels
+    assert_allclose(results["kept"], kept.mean())
+    assert results["part_scores"] == {}
+    assert f"{results['psnr']:.2f}" in out
+    real, fake = classifier.features(x), classifier.features(other)
+    distances = [
+        measures.frechet_distance(real[labels == c], fake[labels != c]) for c in (0, 1)
+    ]
+    assert_allclose(results["frechet"], np.mean(distances), rtol=1e-3)
+    pooled = measures.frechet_distance(real, fake)
+    assert_allclose(results["curves"][-1]["frechet"], pooled, rtol=1e-3)
+
+
+def test_it_says_what_it_monitors_and_skips(finished, images):
+    workdir, results, out, err = finished
+    lines = results["curves"]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    looked = [line["step"] for line in lines if "kept" in line]
+    assert looked == [2, 4, 6]
+    assert len(lines[1]["norms"]) == len(lines[1]["input_std"]) == 3
+    x, _ = held_out(images)
+    assert_allclose(lines[1]["image_std"], x.std(), rtol=1e-5)
+    variation = measures.total_variation(x).mean()
+    assert_allclose(lines[1]["image_variation"], variation, rtol=1e-5)
+    assert (lines[1]["penalty"], lines[0]["penalty"] > 0) == (0, True)
+    assert {p.stem for p in (workdir / "samples").iterdir()} == {
+        "0000002",
+        "0000004",
+        "0000006",
+    }
+    assert len(results["unreadable"]) == 1
+    assert "light/03.png as an image" in results["unreadable"][0]
+    assert (out + err).count("light/03.png") == 1
+    assert "1 unreadable images were skipped" in out
+
+
+def test_figures_of_other_components_and_of_own_images(finished, shared, images):
+    workdir, _, _, _ = finished
+    drawn = workdir / "figures"
+    assert {path.stem for path in drawn.iterdir()} == FIGURES
+    before = {path: path.read_bytes() for path in drawn.iterdir()}
+    again = ("--workdir", workdir, "--figures-only", "--branches", 3)
+    chosen = ("--components", 2, "--sweep", 1, "--subset", "0,2", "1")
+    finish(start("class_transfer", *again, *chosen))
+    changed = {p.stem for p, old in before.items() if p.read_bytes() != old}
+    assert changed <= {"fig10_components", "fig11_components", "fig13_sweep"} | {
+        "fig15_subsets"
+    }
+    assert {"fig10_components", "fig15_subsets"} <= changed
+    own = shared / "own"
+    own.mkdir()
+    Image.new("RGB", (40, 20), (230, 230, 230)).save(own / "mine.png")
+    out, _ = finish(start("class_transfer", *again, "--images", own))
+    mine = np.full((1, 16, 16, 3), 230 / 127.5 - 1, np.float32)
+    taken = recogniser.load(workdir / "checkpoints").recognise(mine)[0]
+    assert f"mine.png: taken for {('dark', 'light')[taken]}" in out
+    assert {p.stem for p in drawn.iterdir()} - FIGURES >= {
+        "own_fig09_regenerated",
+        "own_fig10_components",
+        "own_fig18_decomposition",
+    }
+    bad = ("--images", shared / "none.png")
+    _, err = finish(start("class_transfer", *again, *bad), 1)
+    assert "cannot read" in err.splitlines()[-1]
+    assert "none.png" in err.splitlines()[-1]
+
+
+def test_a_run_is_kept_without_what_trained_it(finished, shared, images):
+    workdir, results, _, _ = finished
+    kept = shared / "kept"
+    keep(workdir, kept)
+    assert runs.load_results(kept) == results
+    one, other = (generator.load(folder) for folder in (workdir, kept))
+    assert other.step == 6
+    jax.tree.map(assert_array_equal, one.params, other.params)
+    x, _ = held_out(images)
+    found, again = (recogniser.load(f / "checkpoints")(x) for f in (workdir, kept))
+    assert_array_equal(found, again)
+    assert not list(kept.rglob("training"))
+    assert {path.name for path in (kept / "checkpoints").glob("generator/*")} == {
+        "network.json",
+        "6",
+    }
+    names = {path.name for path in kept.iterdir()}
+    assert names == {path.name for path in workdir.iterdir()} - {"samples"}
+    with pytest.raises(runs.UserError, match="exists already"):
+        keep(workdir, kept)
+    with pytest.raises(runs.UserError, match="no finished run"):
+        keep(images, shared / "never")
+    assert not (shared / "never").exists()
+
+
+def test_a_killed_run_resumes_bit_for_bit(finished, shared, images):
+    whole, _, _, _ = finished
+    workdir = shared / "killed"
+    process = start("class_transfer", *flags_for(images, workdir))
+    wait_for(workdir / "metrics.jsonl", '"step": 3', process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    saved = checkpoints.steps(workdir / "checkpoints" / generator.MAIN)
+    assert 0 < saved[-1] < 6
+    finish(start("class_transfer", *flags_for(images, workdir), "--resume"))
+    one, other = (generator.load(folder) for folder in (whole, workdir))
+    jax.tree.map(assert_array_equal, one.params, other.params)
+    assert without_timing(workdir) == without_timing(whole)
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (("--image-size", 48), 2, "--image-size must be 16 times a power of two"),
+        (("--classes", "dark", "grey"), 2, "folder has no grey, it has dark, light"),
+        (("--classes", "dark"), 2, "--classes needs at least two"),
+        (("--accumulate", 3), 2, "--batch-size 8 has no 3 equal parts"),
+        (("--components", 9), 2, "--components must be 0..8, got 9"),
+        (("--subset", "1,x"), 2, "--subset must be numbers with commas"),
+        (("--subset", "1,9"), 2, "--subset must name components in 0..8"),
+        (("--sigma", 0), 2, "--sigma must be positive and finite, got 0"),
+        (("--sigma", 4), 2, "--sigma needs --residual gaussian"),
+        (("--images", "a.png"), 2, "--images needs --figures-only"),
+        (("--data-dir", "missing"), 1, "no folder missing/train"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    images, tmp_path, monkeypatch, capsys, flags, status, message
+):
+    base = ("--dataset", "folder", "--data-dir", images, "--preset", "tiny")
+    given = (*base, "--workdir", tmp_path / "run", *flags)
+    check_refused(experiment, given, status, message, monkeypatch, capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_without_images_stops_at_the_start(images, tmp_path):
+    for split in ("train", "test"):
+        for name in ("dark", "light", "none"):
+            (tmp_path / split / name).mkdir(parents=True)
+    for split in ("train", "test"):
+        for name in ("dark", "light"):
+            source = images / split / name / "00.png"
+            os.link(source, tmp_path / split / name / "00.png")
+    with pytest.raises(runs.UserError, match="train/none holds no image"):
+        load("folder", tmp_path, (), 16, 12, 0)
+
+
+def test_parts_and_layers_are_those_of_the_test_images():
+    """A component that is a rendered layer is found to be it; so is one in the eyes."""
+    source = faces.find(32)
+    chosen = balanced(source.test.labels(), 12, 3)
+    test = source.test.read(chosen)
+    data = Data("faces", faces.CLASSES, source.train, test, chosen, [])
+    size = data.test.images.shape[1]
+    truth = ground_truth(data.class_names, "test", data.test_indices, size)
+    assert_array_equal(np.round(255 * truth.image).astype(np.uint8), test.images)
+    eyes = truth.masks["eyes"][..., None] * np.ones(3)
+    shading = np.broadcast_to(truth.diffuse, eyes.shape)
+    v = np.stack([eyes, -2 * shading, truth.albedo]).astype(np.float32)
+    parts = analysis.part_scores(v, truth)
+    layers = analysis.layer_scores(v, truth)
+    area = truth.masks["eyes"].mean((1, 2))
+    assert_allclose(parts["eyes"]["mean"][0], (1 / area).mean(), rtol=1e-4)
+    assert parts["fur"]["mean"][0] == 0
+    assert_allclose(layers["diffuse"]["mean"][1], -1, atol=1e-4)
+    assert_allclose(layers["albedo"]["mean"][2], 1, atol=1e-4)
+    assert abs(layers["albedo"]["mean"][1]) < 0.9
+
+
+def test_balanced_examples_take_turns():
+    labels = np.array([0] * 2 + [1] * 10 + [2] * 10)
+    chosen = balanced(labels, 12, seed=0)
+    assert len(set(chosen.tolist())) == len(chosen)
+    assert labels[chosen].tolist() == [0, 1, 2, 0, 1, 2, 1, 2, 1, 2]
+    assert balanced(labels, 12, seed=1).tolist() != chosen.tolist()
+
+
+def test_the_fid_is_that_of_torch_fidelity(monkeypatch, tmp_path):
+    """The library is not among the tests' requirements: a stand-in takes its place."""
+    seen = {}
+
+    def calculate_metrics(**options):
+        seen.update(options)
+        first, second = (
+            np.stack([options[name][i] for i in range(len(options[name]))])
+            for name in ("input1", "input2")
+        )
+        return {"frechet_inception_distance": float(first.mean() - second.mean())}
+
+    torch = SimpleNamespace(
+        from_numpy=lambda a: a,
+        cuda=SimpleNamespace(is_available=lambda: False),
+        utils=SimpleNamespace(data=SimpleNamespace(Dataset=object)),
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    library = SimpleNamespace(calculate_metrics=calculate_metrics)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", library)
+    real = np.full((3, 4, 4, 1), 9, np.uint8)
+    found = inception.fid(real, real[:2] - 4, tmp_path / "weights.pth")
+    assert found == 4
+    assert seen["feature_extractor_weights_path"] == str(tmp_path / "weights.pth")
+    assert len(seen["input1"]) == 3
+    assert seen["input1"][0].shape == (3, 4, 4)
+    assert (seen["fid"], seen["cache"], seen["cuda"]) == (True, False, False)
+    monkeypatch.setattr(inception, "find_spec", lambda _: True)
+    with pytest.raises(runs.FlagError, match="no file"):
+        inception.check(tmp_path / "weights.pth")
+    monkeypatch.setattr(inception, "find_spec", lambda _: None)
+    with pytest.raises(runs.FlagError, match=r"pip install -e"):
+        inception.check(tmp_path / "weights.pth")

@@ -1,0 +1,338 @@
+"""The classifier's command, on images of 8 pixels that tests write themselves."""
+
+import json
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import check_refused, finish, start, wait_for, without_timing
+from numpy.testing import assert_allclose, assert_array_equal
+from test_data import write_idx
+
+from bspec_jax import classifier, data, runs
+from bspec_jax.classifier import contributions
+from bspec_jax.classifier.resnet import WIDTHS
+from bspec_jax.data import fashion_mnist
+from bspec_jax.data.augmentation import normalise
+from bspec_jax.losses import classification_loss
+from bspec_jax.storage import checkpoints
+from bspec_jax.storage.errors import UserError
+from experiments import classify as experiment
+from experiments import hessian_checkpoint
+from experiments.keep import keep
+
+FIGURES = {
+    "fig05_active",
+    "fig05_covariance",
+    "fig06_outputs",
+    "fig07_confidence",
+    "fig08_confident",
+    "fig16_confident",
+    "fig17_sweep",
+    "classify_ablation",
+    "classify_enrichment",
+    "classify_training",
+}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return tmp_path_factory.mktemp("classify")
+
+
+@pytest.fixture(scope="module")
+def images(shared):
+    """A folder of IDX files: ten classes, each a bright pixel of its own and noise."""
+    folder = shared / "idx"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 300), ("test", 120)):
+        labels = rng.integers(0, 10, count).astype(np.uint8)
+        pixels = rng.integers(0, 60, (count, 8, 8)).astype(np.uint8)
+        pixels[np.arange(count), labels // 4 * 2 + 1, labels % 4 * 2] = 255
+        for name, array in zip(
+            fashion_mnist.FILES[split], (pixels, labels), strict=True
+        ):
+            write_idx(folder / f"{name}.gz", array)
+    return folder
+
+
+def flags_for(images, workdir):
+    return [
+        *("--dataset", "fashion_mnist", "--data-dir", images, "--workdir", workdir),
+        *("--validation-examples", 60, "--widths", "tiny", "--batch-size", 16),
+        *("--branches", 3, "--sweep-branches", 2, "--epochs", 6, "--log-every", 4),
+        *("--checkpoint-every", 40, "--learning-rate", 0.02, "--crop-padding", 1),
+        "--skip-flip",
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(shared, images):
+    workdir = shared / "run"
+    out, _ = finish(start("classify", *flags_for(images, workdir)))
+    return workdir, json.loads((workdir / "results.json").read_text()), out
+
+
+@pytest.fixture(scope="module")
+def kept(finished, shared):
+    folder = shared / "kept"
+    keep(finished[0], folder, networks=("main",))
+    return folder
+
+
+def responses(workdir, name="main"):
+    with np.load(workdir / "predictions" / f"{name}.npz") as saved:
+        return saved["trained"], saved["initial"]
+
+
+def test_results_follow_from_the_responses(finished, images):
+    workdir, results, _ = finished
+    v, initial = responses(workdir)
+    labels = data.load("fashion_mnist", images, validation_examples=60).test.labels
+    assert v.shape == initial.shape == (3, 120, 10)
+    f = v.sum(0).astype(float)
+    assert_allclose(results["test_accuracy"], (f.argmax(1) == labels).mean())
+    p = np.full((120, 10), np.exp(-1))
+    p[np.arange(120), labels] = np.exp(1)
+    p /= p.sum(1, keepdims=True)
+    g = np.clip(f, -1, 1)
+    excess = (p * (np.log(p) - g + np.log(np.exp(g).sum(1, keepdims=True)))).sum(1)
+    assert_allclose(results["excess_loss"], excess.mean(), rtol=1e-4)
+    assert_allclose(results["saturated"], (abs(f).min(1) >= 1).mean())
+    flat = v.reshape(3, -1).astype(float)
+    assert_allclose(results["covariance"], flat @ flat.T, rtol=1e-4)
+    norms = np.linalg.norm(flat, axis=1)
+    assert results["active"] == (norms >= 0.1 * norms.max()).sum()
+    assert results["active"] + results["silent"] == 3
+    without = [((f - v[k]).argmax(1) == labels).mean() for k in range(3)]
+    assert_allclose(results["ablation"]["without"], without)
+    class_means = [[v[k, labels == c, c].mean() for c in range(10)] for k in range(3)]
+    assert_allclose(results["networks"][0]["class_outputs"], class_means, rtol=1e-4)
+    assert results["selection"]["branches"] == list(np.argsort(-norms)[:2])
+    start = np.linalg.norm(initial.reshape(3, -1), axis=1)
+    found = contributions.enrichment(
+        contributions.confidence(initial, labels),
+        labels,
+        start >= 0.1 * start.max(),
+        10,
+    )
+    pairs = results["enrichment"]["significant_pairs"]
+    assert pairs["before training"] == found.significant.sum()
+    assert list(pairs) == ["trained", "before training", "trained separately"]
+
+
+def test_training_learns_and_starts_from_what_is_called_initial(finished, images):
+    workdir, results, _ = finished
+    labels = data.load("fashion_mnist", images, validation_examples=60).test.labels
+    _, initial = responses(workdir)
+    before = contributions.accuracy(initial.sum(0), labels)
+    assert before < 0.35 < results["test_accuracy"]
+    lines = [line for line in results["curves"] if line["network"] == "main"]
+    # 15 steps an epoch: every 4, every 40 and at the end of each.
+    stops = {*range(4, 91, 4), 40, 80, *range(15, 91, 15)}
+    assert [line["step"] for line in lines] == sorted(stops)
+    held_out = [line["step"] for line in lines if "validation_accuracy" in line]
+    assert held_out == [15, 30, 45, 60, 75, 90]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def test_every_network_is_there_and_the_control_is_another(finished):
+    workdir, results, out = finished
+    names = [(one["name"], one["branches"]) for one in results["networks"]]
+    assert names == [("main", 3), ("branches_2", 2), ("control", 3)]
+    assert results["sweep"]["branches"] == [2, 3]
+    assert len(results["measures"]["control"]["index"]["mean"]) == 2
+    alone, together = responses(workdir, "control")[0], responses(workdir)[0]
+    assert not np.allclose(alone, together)
+    first = responses(workdir, "control")[1], responses(workdir)[1]
+    assert_array_equal(*first)  # from the same initial parameters
+    verdicts = {key: item["holds"] for key, item in results["observations"].items()}
+    # Of means one network says nothing; of a rate (is any branch silent?) a little.
+    assert verdicts.pop("4") in (None, False)
+    assert set(verdicts.values()) == {None}
+    assert "verdicts need several networks: --repeats 5" in out
+
+
+def test_the_pruned_network_is_the_sum_of_the_active_branches(finished, images):
+    workdir, results, _ = finished
+    shown = data.load("fashion_mnist", images, validation_examples=60).test.images
+    pruned = classifier.load(workdir / "checkpoints" / "pruned")
+    v = pruned.responses(shown)
+    trained, _ = responses(workdir)
+    norms = np.linalg.norm(trained.reshape(3, -1), axis=1)
+    active = norms >= 0.1 * norms.max()
+    assert_allclose(v, trained[active], rtol=1e-3, atol=1e-4)
+    assert results["pruned"]["branches"] == active.sum()
+    assert results["pruned"]["parameters_before"] == 3 * 2128 - 3 * 18 * 2  # grey
+
+
+def test_figures_are_drawn_and_drawn_again(finished, kept):
+    workdir, _, _ = finished
+    figures = workdir / "figures"
+    assert {path.stem for path in figures.iterdir()} == FIGURES
+    before = {path: path.read_bytes() for path in figures.iterdir()}
+    shutil.rmtree(kept / "figures")  # of the network, without saved responses
+    finish(start("classify", "--workdir", kept, "--figures-only"))
+    again = {workdir / p.relative_to(kept): p for p in kept.glob("figures/*")}
+    assert {path: again[path].read_bytes() for path in again} == before
+    chosen = [*("--figure-branches", 2), *("--figure-classes", 5, 1)]
+    finish(start("classify", "--workdir", workdir, "--figures-only", *chosen))
+    changed = {p.stem for p, old in before.items() if p.read_bytes() != old}
+    assert changed == {"fig08_confident", "fig16_confident"}
+    bad = ("--workdir", workdir, "--figures-only", "--figure-branches", 3)
+    _, err = finish(start("classify", *bad), 2)
+    assert err.count("\n") == 1
+    assert "--figure-branches must be below 3" in err
+
+
+def test_only_some_networks_are_kept(finished, kept, shared):
+    workdir, _, _ = finished
+    assert [path.name for path in (kept / "checkpoints").iterdir()] == ["main"]
+    assert not (kept / "predictions").exists()
+    bare = shared / "bare"
+    keep(workdir, bare, networks=())
+    names = {path.name for path in workdir.iterdir()}
+    expected = names - {"checkpoints", "predictions"}
+    assert {path.name for path in bare.iterdir()} == expected
+    with pytest.raises(UserError, match="has no network mine; it has branches_2, cont"):
+        keep(workdir, shared / "never", networks=("mine",))
+    assert not (shared / "never").exists()
+
+
+def test_a_killed_run_resumes_bit_for_bit(finished, shared, images):
+    whole, _, _ = finished
+    workdir = shared / "killed"
+    process = start("classify", *flags_for(images, workdir))
+    wait_for(workdir / "metrics.jsonl", '"step": 52', process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    folder = workdir / "checkpoints" / "main"
+    assert 0 < checkpoints.steps(folder)[-1] < 90
+    resuming_a_damaged_copy_is_one_line(shared, images, workdir)
+    finish(start("classify", *flags_for(images, workdir), "--resume"))
+    one, other = (classifier.load(folder) for folder in (whole, workdir))
+    assert one.step == other.step == 90
+    for a, b in zip(*(leaves(loaded) for loaded in (one, other)), strict=True):
+        assert_array_equal(a, b)
+    assert without_timing(workdir) == without_timing(whole)
+    _, err = finish(start("classify", *flags_for(images, workdir), "--resume"), 1)
+    assert "is finished; nothing to resume" in err
+
+
+def resuming_a_damaged_copy_is_one_line(shared, images, stopped):
+    workdir = shared / "damaged"
+    shutil.copytree(stopped, workdir)
+    folder = workdir / "checkpoints" / "main"
+    last = folder / str(checkpoints.steps(folder)[-1])
+    for path in last.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    _, err = finish(start("classify", *flags_for(images, workdir), "--resume"), 1)
+    assert err.splitlines()[-1].startswith(
+        f"python -m experiments.classify: the checkpoint {last} is damaged"
+    )
+    assert "Traceback" not in err
+    assert last.exists()
+
+
+def leaves(loaded):
+    return jax.tree.leaves((loaded.params, loaded.batch_stats))
+
+
+MISSING = ("--dataset", "folder", "--data-dir", "missing")
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (MISSING, 1, "no folder missing/train"),
+        (("--dataset", "cifarten"), 1, "no data set is called cifarten"),
+        (("--widths", 5, 11), 2, "--widths must be one of paper"),
+        (("--widths", 5, 11, 0, 3), 2, "--widths must be at least 1, got 5 11 0 3"),
+        (("--branches", 0), 2, "--branches must be at least 1, got 0"),
+        (("--sweep-branches", 2, 0), 2, "--sweep-branches must be at least 1"),
+        (("--batch-size", 241), 2, "--batch-size 241 is more than the 240 training"),
+        (
+            ("--figure-classes", 10),
+            2,
+            "--figure-classes must be a class of the test data (0, 1, 2, 3, 4, 5, 6, "
+            "7, 8, 9), got 10",
+        ),
+        (("--learning-rate", 0), 2, "--learning-rate must be positive"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    images, tmp_path, monkeypatch, capsys, flags, status, message
+):
+    base = ("--dataset", "fashion_mnist", "--data-dir", images)
+    given = (*base, "--validation-examples", 60, "--workdir", tmp_path / "run", *flags)
+    check_refused(experiment, given, status, message, monkeypatch, capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_widths_by_number(finished, shared, images, tmp_path):
+    # The same as the preset; a run of other flags is not resumed.
+    workdir, _, _ = finished
+    widths = tuple(map(str, WIDTHS["tiny"]))
+    assert experiment.Config(widths=widths).widths_list == WIDTHS["tiny"]
+    changed = [*flags_for(images, workdir), "--resume", "--branches", 4]
+    _, err = finish(start("classify", *changed), 1)
+    assert "has --branches 3, not 4" in err
+
+
+def test_leaves_that_are_too_large(finished, monkeypatch):
+    monkeypatch.setattr(hessian_checkpoint, "MOST_PARAMETERS", 53)
+    with pytest.raises(runs.FlagError, match="chooses 54 parameters in all branches"):
+        hessian_checkpoint.prepare(finished[0], None)
+
+
+def test_the_hessian_of_the_checkpoint(finished, shared, images):
+    trained, results, _ = finished
+    workdir = shared / "hessian"
+    flags = ("--checkpoint", trained, "--examples", 20, "--workdir", workdir)
+    out, _ = finish(start("hessian", *flags))
+    assert "M = 3, 54 parameters of stem/kernel, 20 examples" in out
+    found = json.loads((workdir / "results.json").read_text())
+    assert {path.stem for path in (workdir / "figures").iterdir()} == {
+        "fig05_hessian",
+        "fig05_hessian_unclamped",
+    }
+    last = classifier.load(trained)
+    about = data.load("fashion_mnist", images, validation_examples=60)
+    x = normalise(jnp.asarray(about.train.images[:20]), *last.pixels)
+    labels = jnp.asarray(about.train.labels[:20])
+    rng = np.random.default_rng(0)
+    direction = jnp.asarray(rng.normal(size=last.params["stem"]["kernel"].shape))
+
+    def loss(t):
+        """The summed loss along the direction in the first layer, without a clamp."""
+        stem = {"kernel": last.params["stem"]["kernel"] + t * direction}
+        params = last.params | {"stem": stem}
+        f, _ = last.network.apply(params, last.batch_stats, x, train=False)
+        return classification_loss(f, labels, clamp="none").sum()
+
+    slope_and_curvature = jax.jit(lambda t: jax.jvp(jax.grad(loss), (t,), (1.0,)))
+    _, curvature = slope_and_curvature(0.0)
+    with np.load(workdir / "hessians.npz") as saved:
+        h = saved["none_90"]
+        clamped, first = saved["hard_90"], saved["none_0"]
+    z = np.asarray(direction).reshape(3, -1)
+    assert_allclose(np.einsum("kp,kplq,lq->", z, h, z), curvature, rtol=1e-3)
+    stages = found["tasks"]["classify_unclamped"]["stages"]
+    assert [stage["step"] for stage in stages] == [0, 90]
+    norms = np.sqrt((h**2).sum((1, 3)))
+    assert_allclose(stages[1]["block_norms"], norms, rtol=1e-4)
+    own = np.trace(norms**2)
+    ratio = np.sqrt(((norms**2).sum() - own) / own)
+    assert_allclose(stages[1]["offdiagonal_ratio"], ratio, rtol=1e-4)
+    assert found["tasks"]["classify"]["clamp"] == "hard"
+    assert not np.allclose(h, first, rtol=0.1)
+    saturated = results["saturated_coordinates"] > 0
+    assert np.allclose(h, clamped) != saturated
+    bad = ("--checkpoint", trained, "--leaves", "stem/bias", "--workdir", shared / "no")
+    _, err = finish(start("hessian", *bad), 2)
+    assert err.splitlines()[-1].count("--leaves: ") == 1

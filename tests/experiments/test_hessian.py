@@ -1,0 +1,223 @@
+"""Tiny runs of the Hessian experiment, as a user starts them."""
+
+import jax
+import numpy as np
+import pytest
+from helpers import refuse, stop_training_at, without_timing
+from numpy.testing import assert_allclose
+from scipy import stats
+
+from bspec_jax import runs
+from bspec_jax.storage import files
+from bspec_jax.toys import sweeps
+from experiments import hessian
+
+pytestmark = pytest.mark.usefixtures("optimised")
+
+TINY = {"branches": (6, 2), "trials": 30, "at_steps": (10, 200), "steps": 3000}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("hessian") / "run"
+    hessian.main(hessian.Config(workdir=workdir, **TINY))
+    return workdir
+
+
+def by_hand(task, m, step, trials=30):
+    """H = J J^T of each network in NumPy, `[T, M, 2, M, 2]`, and the networks."""
+    table = sweeps.settings(
+        task=task, num_branches=m, learning_rate=0.02, trial=range(trials)
+    )
+    networks = sweeps.init_trials(jax.random.key(0), table)
+    for steps in {0: (), 10: (10,), 200: (10, 190)}[step]:
+        networks = sweeps.train(networks, steps=steps)
+    z = networks.w[:m, None] * networks.x + networks.b[:m, None]
+    slope = np.where(z >= 0, 1, 0.01).astype(np.float64)
+    j = np.stack([slope, slope * networks.x], 1)  # [M, P, N, T], in the order b, w
+    return np.einsum("kpnt,lqnt->tkplq", j, j), j, networks
+
+
+@pytest.mark.parametrize(("task", "m", "stage"), [("toy1", 6, 2), ("toy2", 2, 0)])
+def test_measures_equal_those_by_hand(finished, task, m, stage):
+    data = without_timing(finished)["tasks"][task]
+    record = data["stages"][stage]
+    h, j, networks = by_hand(task, m, record["step"])
+    squares = np.sum(h**2, (2, 4))
+    own = np.trace(squares, axis1=1, axis2=2)
+    ratio = np.sqrt((squares.sum((1, 2)) - own) / own)
+    measures, place = record["measures"], data["branches"].index(m)
+    mean = measures["offdiagonal_ratio"]["mean"][place]
+    assert_allclose(mean, ratio.mean(), rtol=1e-4)
+    spread = stats.t.ppf(0.975, len(ratio) - 1) * ratio.std(ddof=1) / len(ratio) ** 0.5
+    interval = measures["offdiagonal_ratio"]["interval"][place]
+    assert_allclose(interval, ratio.mean() + np.array([-spread, spread]), rtol=1e-3)
+    largest = np.linalg.eigvalsh(h.reshape(len(h), 2 * m, 2 * m))[:, -1]
+    mean = measures["largest_eigenvalue"]["mean"][place]
+    assert_allclose(mean, largest.mean(), rtol=1e-4)
+    # The control by its expectation over partitions of 2 M parameters into pairs.
+    entries = h.reshape(len(h), 2 * m, 2 * m) ** 2
+    total = entries.sum((1, 2))
+    diagonal = np.trace(entries, axis1=1, axis2=2)
+    within = diagonal + (total - diagonal) / (2 * m - 1)
+    control = np.sqrt((total - within) / within).mean()
+    assert measures["control_ratio"]["mean"][place] == pytest.approx(control, rel=0.1)
+    # Section 8, at 1e-2 of the initial root mean square of each network.
+    _, j0, networks0 = by_hand(task, m, 0)
+    scale = np.sqrt((j0**2).mean((0, 1, 2)))
+    distributive = (np.abs(j) < 1e-2 * scale).mean((0, 1, 2))
+    residuals = [residual(n) for n in (networks, networks0)]
+    scale = np.sqrt((residuals[1] ** 2).mean(0))
+    collaborative = (np.abs(residuals[0]) < 1e-2 * scale).mean(0)
+    difference = measures["vanishing_difference"]["mean"][place]
+    expected = (distributive - collaborative).mean()
+    assert_allclose(difference, expected, atol=0.01)  # float32 at the threshold
+
+
+def residual(networks):
+    v = networks.w[:, None] * networks.x + networks.b[:, None]
+    return np.where(v >= 0, v, 0.01 * v).sum(0) - networks.y
+
+
+def test_results_have_the_specified_keys_for_the_largest_m(finished):
+    results = without_timing(finished)
+    assert results["config"]["trials"] == 30
+    for data in results["tasks"].values():
+        assert data["branches"] == [2, 6]
+        assert [s["step"] for s in data["stages"]] == [0, 10, 200, 3000]
+        for stage in data["stages"]:
+            assert np.array(stage["block_norms"], float).shape == (6, 6)
+            own = np.diagonal(stage["block_norms"])
+            assert (np.diff(own) <= 1e-6).all()  # ordered by their own block
+            assert stage["offdiagonal_ratio"] == pytest.approx(
+                stage["measures"]["offdiagonal_ratio"]["mean"][-1]
+            )
+            spectra = stage["spectra"]
+            assert spectra["limit"] == 100
+            assert np.array(spectra["branches"]).shape == (6, 2)
+            assert spectra["whole"][-1] == pytest.approx(
+                stage["measures"]["largest_eigenvalue"]["mean"][-1]
+            )
+        first, last = data["stages"][0], data["stages"][-1]
+        assert last["offdiagonal_ratio"] < 0.85 * first["offdiagonal_ratio"]
+        assert last["measures"]["gradient_norm"]["mean"][-1] < 0.01
+        assert data["observations"]["7"]["holds"] is False
+        assert data["observations"]["section8"]["holds"] is False
+
+
+def test_equilibria_are_split_by_success(finished):
+    data = without_timing(finished)["tasks"]["toy1"]["equilibria"]
+    converged, stuck = data["converged"], data["stuck"]
+    assert np.array(converged["trials"]) + stuck["trials"] == pytest.approx([30, 30])
+    assert 5 < stuck["trials"][0] < 25
+    # Both factors vanish where the points are fitted; elsewhere one of them only.
+    assert converged["collaborative"]["mean"][0][1] > 0.7
+    assert stuck["collaborative"]["mean"][0][1] == 0
+    assert stuck["vanishing_difference"]["mean"][0] == 0.25  # x = 0 for w
+
+
+def test_figures(finished):
+    assert {path.stem for path in (finished / "figures").iterdir()} == {
+        "hessian_toy1",
+        "hessian_toy2",
+        "hessian_ratio",
+        "hessian_eigenvalues",
+        "hessian_index",
+        "section8_factors",
+    }
+    path = finished / "figures" / "hessian_ratio.png"
+    before = path.read_bytes()
+    path.unlink()
+    hessian.main(hessian.Config(workdir=finished, figures_only=True))
+    assert path.read_bytes() == before
+
+
+def test_double_precision_agrees_and_a_resumed_run_is_the_same(
+    finished, tmp_path, monkeypatch
+):
+    hessian.main(hessian.Config(workdir=tmp_path / "x64", float64=True, **TINY))
+    expected = without_timing(finished)["tasks"]
+    for task, data in without_timing(tmp_path / "x64")["tasks"].items():
+        for stage, other in zip(data["stages"], expected[task]["stages"], strict=True):
+            assert_allclose(
+                stage["measures"]["offdiagonal_ratio"]["mean"],
+                other["measures"]["offdiagonal_ratio"]["mean"],
+                rtol=1e-5,
+            )
+    assert not jax.config.jax_enable_x64
+
+    stop_training_at(monkeypatch, call=2)
+    with pytest.raises(KeyboardInterrupt):
+        hessian.main(hessian.Config(workdir=tmp_path / "run", **TINY))
+    assert len(list((tmp_path / "run" / "unfinished").iterdir())) == 1
+    hessian.main(hessian.Config(workdir=tmp_path / "run", resume=True, **TINY))
+    assert without_timing(tmp_path / "run")["tasks"] == expected
+
+
+def test_the_hessian_of_one_leaf(tmp_path):
+    config = hessian.Config(
+        workdir=tmp_path / "run",
+        tasks=("toy1",),
+        branches=(6,),
+        trials=30,
+        at_steps=(10,),
+        steps=20,
+        leaves=("w",),
+    )
+    hessian.main(config)
+    data = without_timing(tmp_path / "run")["tasks"]["toy1"]
+    h = by_hand("toy1", 6, 10)[0][:, :, 1, :, 1]  # [T, M, M] of w
+    own = np.trace(h**2, axis1=1, axis2=2)
+    ratio = np.sqrt((np.sum(h**2, (1, 2)) - own) / own).mean()
+    assert_allclose(data["stages"][1]["offdiagonal_ratio"], ratio, rtol=1e-4)
+    assert np.array(data["example"][0]["hessian"]).shape == (6, 6)
+
+
+def test_networks_that_diverge_are_left_out(tmp_path, capsys):
+    hessian.main(
+        hessian.Config(
+            workdir=tmp_path / "run",
+            tasks=("toy2",),
+            branches=(1, 3),
+            trials=4,
+            at_steps=(500,),
+            steps=1000,
+            learning_rate=9.0,
+            negative_slope=0.5,
+        )
+    )
+    data = without_timing(tmp_path / "run")["tasks"]["toy2"]
+    assert data["diverged"] == [4, 4]
+    last = data["stages"][-1]
+    assert last["offdiagonal_ratio"] is None
+    assert last["measures"]["largest_eigenvalue"]["mean"] == [None, None]
+    assert data["stages"][0]["measures"]["offdiagonal_ratio"]["mean"][0] == 0  # M = 1
+    assert "undecided" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "words"),
+    [
+        (["--checkpoint", "/nowhere"], 1, "no checkpoint in /nowhere/checkpoints/main"),
+        (["--examples", 0, "--checkpoint", "."], 2, "--examples must be at least 1"),
+        (["--leaves", "Conv_0"], 2, "no leaf matches 'Conv_0'; the leaves are b, w"),
+        (["--examples", 5], 2, "--examples needs --checkpoint"),
+        (["--at-steps", 0], 2, "--at-steps must be at least 1, got 0"),
+        (["--branches"], 2, "--branches needs at least one value"),
+        (["--branches", 10**7], 2, "of memory"),
+    ],
+)
+def test_what_is_wrong_is_said_without_a_traceback(flags, status, words):
+    answer = refuse("hessian", *flags)
+    assert answer.returncode == status
+    assert words in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+def test_a_checkpoint_of_another_kind_and_damaged_results(finished, tmp_path):
+    with pytest.raises(runs.UserError, match=r"no checkpoint in .*checkpoints/main"):
+        hessian.main(hessian.Config(checkpoint=finished))
+    files.write_json(tmp_path / "config.json", {"experiment": "hessian"})
+    files.write_json(tmp_path / "results.json", {"schema": 1, "tasks": {"toy1": {}}})
+    with pytest.raises(runs.UserError, match=r"results.json is damaged"):
+        hessian.main(hessian.Config(workdir=tmp_path, figures_only=True))

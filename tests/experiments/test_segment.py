@@ -1,0 +1,202 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from helpers import ROOT, check_refused, finish, refuse, start, without_timing
+from numpy.testing import assert_allclose
+from PIL import Image
+
+from bspec_jax import generator
+from bspec_jax.components import segmentation
+from bspec_jax.components.segmentation import Border, Choice
+from bspec_jax.data import faces
+from bspec_jax.generator.network import to_signed
+from experiments import segment as experiment
+from experiments.class_transfer_data import balanced
+from experiments.segment_analysis import score
+
+pytestmark = pytest.mark.usefixtures("optimised")
+
+RUN = ROOT / "docs" / "runs" / "faces_diffusion"
+FEW = ("--choose-examples", 1, "--test-examples", 6, "--largest", 1)
+BY_HAND = ("--surface-components", 3, 8, "--image-components", 6, "--dark")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return tmp_path_factory.mktemp("segment")
+
+
+@pytest.fixture(scope="module")
+def finished(shared):
+    workdir = shared / "run"
+    flags = ("--checkpoint", RUN, "--workdir", workdir, *FEW, *BY_HAND)
+    out, _ = finish(start("segment", *flags))
+    return workdir, json.loads((workdir / "results.json").read_text()), out
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """The held-out faces of the run, by class."""
+    labels = faces.labels("test")
+    chosen = balanced(labels, 6, 0)
+    chosen = chosen[np.argsort(labels[chosen], kind="stable")]
+    return faces.ground_truth("test", chosen, 64), labels[chosen]
+
+
+def saved_masks(workdir):
+    paths = sorted((workdir / "masks").glob("*.png"))
+    masks = [np.array(Image.open(path)) for path in paths]
+    return [path.stem for path in paths], np.stack(masks)
+
+
+def test_masks_are_those_of_the_library(finished, truth):
+    names, masks = saved_masks(finished[0])
+    assert names == [f"{c}_{i:04d}" for i, c in enumerate(np.repeat(faces.CLASSES, 2))]
+    face, labels = truth
+    x = to_signed(np.round(255 * face.image).astype(np.uint8))
+    trained = generator.load(RUN)
+    own = generator.decompose(trained.model, trained.params, x, labels)
+    choice = Choice((3, 8), (6,), True, 0.7)
+    expected = segmentation.segment(own.inputs, choice, Border(length=0.02, inside=4.0))
+    assert masks.dtype == bool
+    assert masks.any()
+    assert (masks != expected).mean() < 1e-3  # rounding of the images
+
+
+def test_scores_are_those_of_the_masks(finished, truth):
+    workdir, results, out = finished
+    _, masks = saved_masks(workdir)
+    right = truth[0].masks
+    for part, value in results["iou"].items():
+        assert_allclose(value, segmentation.iou(masks, right[part]).mean(), rtol=1e-6)
+    found = results["methods"]["components"]
+    assert found["choice"] == {
+        "surface": [3, 8],
+        "image": [6],
+        "dark": True,
+        "level": 0.7,
+    }
+    eyes = right["eyes"]
+    both = (masks & eyes).sum()
+    assert_allclose(found["all"]["precision"], both / masks.sum(), rtol=1e-6)
+    assert_allclose(found["all"]["recall"], both / eyes.sum(), rtol=1e-6)
+    dogs = slice(2, 4)
+    assert_allclose(
+        found["by_class"]["dog"]["iou"],
+        segmentation.iou(masks[dogs], eyes[dogs]).mean(),
+        rtol=1e-6,
+    )
+    methods = results["methods"]
+    assert set(methods) == {"components", "best", "plain", "plain_best"}
+    assert methods["plain"]["choice"]["image"] == [0]
+    assert methods["best"]["value"] > methods["plain_best"]["value"]
+    assert "components   surface [3, 8] (dark) above 0.7, image [6]" in out
+    for name in ("fig12_segmentation", "fig21_segmentation", "segmentation_scores"):
+        assert (workdir / "figures" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_the_same_seed_gives_the_same_results(finished, shared):
+    workdir, _, _ = finished
+    again = shared / "again"
+    flags = ("--checkpoint", RUN, "--workdir", again, *FEW, *BY_HAND)
+    finish(start("segment", *flags))
+    assert without_timing(again) == without_timing(workdir)
+
+
+def test_figures_are_drawn_again(finished):
+    workdir, _, _ = finished
+    path = workdir / "figures" / "fig21_segmentation.png"
+    before = path.read_bytes()
+    path.unlink()
+    finish(start("segment", "--workdir", workdir, "--figures-only"))
+    assert path.read_bytes() == before
+
+
+def test_your_own_images(shared, truth):
+    folder = shared / "mine"
+    folder.mkdir()
+    for name, image in (("tom", truth[0].image[0]), ("rex", truth[0].image[2])):
+        picture = Image.fromarray(np.uint8(np.round(255 * image)))
+        picture.resize((80, 80)).save(folder / f"{name}.png")
+    workdir = shared / "own"
+    out, _ = finish(
+        start(
+            "segment",
+            *("--checkpoint", RUN / "checkpoints" / "generator", "--images", folder),
+            *("--workdir", workdir, *BY_HAND),
+        )
+    )
+    assert "tom.png: 80 x 80, resized to 64 x 64" in out
+    assert "tom.png: taken for cat" in out
+    names, masks = saved_masks(workdir)
+    assert names == ["rex", "tom"]
+    assert masks.shape == (2, 64, 64)
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["iou"] is None
+    assert results["methods"]["components"]["all"]["iou"] is None
+    assert set(results["methods"]) == {"components", "plain"}
+
+
+def test_own_images_need_the_classifier_of_the_run(tmp_path):
+    alone = tmp_path / "checkpoints" / "generator"
+    shutil.copytree(RUN / "checkpoints" / "generator", alone)
+    picture = tmp_path / "tom.png"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(picture)
+    flags = ("--checkpoint", alone, "--images", picture, "--workdir", tmp_path / "run")
+    refused = refuse("segment", *flags)
+    assert refused.returncode == 1
+    assert "no classifier of the run, to recognise classes, in" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_mask_counts_nothing_right():
+    right = np.zeros((2, 4, 4), bool)
+    right[:, 1:3, 1:3] = True
+    masks = right.copy()
+    masks[1] = False
+    found = score(masks, right, np.array([True, True]))
+    assert (found["iou"], found["empty"]) == (0.5, 0.5)
+    assert (found["precision"], found["recall"]) == (1.0, 0.5)
+    found = score(masks, right, np.array([False, True]))
+    assert (found["iou"], found["precision"], found["recall"]) == (0.0, None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        ((), 2, "--checkpoint needs the folder of a class-transfer run"),
+        (("--checkpoint", "missing"), 1, "missing"),
+        (
+            ("--checkpoint", RUN, "--surface-components", 9, "--image-components", 0),
+            2,
+            "--surface-components must be 0..8, got 9",
+        ),
+        (
+            ("--checkpoint", RUN, "--surface-components", 1),
+            2,
+            "--surface-components and --image-components need each other",
+        ),
+        (("--checkpoint", RUN, "--images", "gone.png"), 1, "cannot read gone.png"),
+        (("--checkpoint", RUN, "--images", "EMPTY"), 1, "holds no image"),
+        (("--checkpoint", RUN, "--level", 1), 2, "--level must be in 0..1, below 1"),
+        (
+            ("--checkpoint", RUN.parent / "faces_gaussian", "--source", "inputs"),
+            2,
+            "--source inputs needs a generator with the diffusion",
+        ),
+        (
+            ("--checkpoint", RUN / "checkpoints" / "recogniser"),
+            1,
+            "holds no generator",
+        ),
+    ],
+)
+def test_wrong_input_is_one_line(tmp_path, monkeypatch, capsys, flags, status, message):
+    (tmp_path / "empty").mkdir()
+    flags = [tmp_path / "empty" if flag == "EMPTY" else flag for flag in flags]
+    given = ("--workdir", tmp_path / "run", *flags)
+    check_refused(experiment, given, status, message, monkeypatch, capsys)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,258 @@
+"""Tiny runs of the toy experiment, as a user starts them."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+from helpers import ROOT, command, refuse, stop_training_at, without_timing
+
+from bspec_jax import runs
+from bspec_jax.storage import files
+from experiments import toy
+
+pytestmark = pytest.mark.usefixtures("optimised")
+
+TINY = {
+    "branches": (10, 2, 3),
+    "trials": 40,
+    "overlay_trials": 10,
+}
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("toy") / "run"
+    toy.main(toy.Config(workdir=workdir, **TINY))
+    return workdir
+
+
+def test_sweep_gives_the_specified_keys_and_numbers(sweep):
+    results = without_timing(sweep)
+    assert results["config"]["trials"] == 40
+    for task in ("toy1", "toy2"):
+        data = results["tasks"][task]
+        assert data["branches"] == [2, 3, 10]
+        for key in ("success_interval", "specialization_index", "diverged"):
+            assert len(data[key]) == 3
+        # Specification: .54 / .62 at M = 2 and about 1 at M = 10; 40 trials leave a
+        # standard error of .08.
+        assert 0.3 < data["success_rate"][0] < 0.85
+        assert data["success_rate"][2] > 0.9
+        assert data["mean_active"][0] < 2
+        assert 2.5 < data["mean_active"][2] < 4.5
+        for m, active, silent in zip(
+            data["branches"], data["mean_active"], data["mean_silent"], strict=True
+        ):
+            assert active + silent == pytest.approx(m)
+        assert data["observations"]["3"]["holds"] is True
+        control = data["measures"]["control"]["correlation"]["mean"]
+        assert min(control) > 0.7
+
+
+def test_sweep_draws_every_figure_of_the_paper(sweep):
+    names = {path.stem for path in (sweep / "figures").iterdir()}
+    assert names == {
+        "fig02_typical",
+        "fig02_rare_takeover",
+        "fig02_rare_shared",
+        "fig03_success",
+        "fig03_covariance",
+        "fig04_responses",
+        "fig04_active",
+    }
+    assert not (sweep / "unfinished").exists()
+
+
+def test_figure_2_shows_what_its_title_says(sweep):
+    examples = without_timing(sweep)["dynamics"]["examples"]
+    shared = examples["rare_shared"]["responses"][-1]
+    ratios = [
+        min(abs(a), abs(b)) / max(abs(a), abs(b)) for a, b in zip(*shared, strict=True)
+    ]
+    assert max(ratios) >= 0.25
+    typical = examples["typical"]["responses"][-1]
+    for a, b in zip(*typical, strict=True):
+        assert min(abs(a), abs(b)) < 0.1 * max(abs(a), abs(b))
+
+
+def test_the_same_seed_gives_the_same_file_and_another_does_not(sweep, tmp_path):
+    toy.main(toy.Config(workdir=tmp_path / "same", **TINY))
+    assert without_timing(tmp_path / "same") == without_timing(sweep)
+    toy.main(toy.Config(workdir=tmp_path / "other", seed=1, **TINY))
+    one, other = (without_timing(d) for d in (sweep, tmp_path / "other"))
+    for task in ("toy1", "toy2"):
+        for name in ("success_rate", "mean_active"):
+            assert one["tasks"][task][name] != other["tasks"][task][name]
+    assert one["covariances"] != other["covariances"]
+    assert one["dynamics"] != other["dynamics"]
+
+
+def test_figures_are_redrawn_from_the_results_alone(sweep, monkeypatch):
+    path = sweep / "figures" / "fig03_success.png"
+    before = path.read_bytes()
+    path.unlink()
+    monkeypatch.setattr(toy.sweeps, "train", None)
+    toy.main(toy.Config(workdir=sweep, figures_only=True))
+    assert path.read_bytes() == before
+
+
+def test_a_resumed_run_ends_as_one_that_never_stopped(sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr(toy, "CHUNK", 700)
+    stop_training_at(monkeypatch, call=3)
+    config = toy.Config(workdir=tmp_path / "run", **TINY)
+    with pytest.raises(KeyboardInterrupt):
+        toy.main(config)
+    assert len(list((tmp_path / "run" / "unfinished").glob("*.npz"))) == 2
+    toy.main(toy.Config(workdir=tmp_path / "run", resume=True, **TINY))
+    assert without_timing(tmp_path / "run") == without_timing(sweep)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    config = toy.Config(workdir=tmp_path / "run", **TINY)
+    runs.start(config, "toy")
+    path = tmp_path / "run" / "unfinished" / "trials_000000000.npz"
+    path.parent.mkdir()
+    few = toy.sweeps.settings(task="toy1", num_branches=2, learning_rate=1, trial=0)
+    few = toy.sweeps.init_trials(jax.random.key(0), few)
+    for damage in (
+        lambda: path.write_bytes(b"PK not really"),
+        lambda: np.savez(path, w=few.w),
+        lambda: np.savez(path, **few._asdict()),  # of another table
+    ):
+        damage()
+        with pytest.raises(runs.UserError, match=r"0000.npz is damaged; delete it"):
+            toy.main(toy.Config(workdir=tmp_path / "run", resume=True, **TINY))
+
+
+def test_damaged_results_are_not_drawn(tmp_path):
+    config = toy.Config(workdir=tmp_path / "run", **TINY)
+    runs.start(config, "toy")
+    redraw = toy.Config(workdir=tmp_path / "run", figures_only=True)
+    for content in ({"schema": 1}, {"schema": 1, "config": {"mode": "sweep"}}):
+        files.write_json(tmp_path / "run" / "results.json", content)
+        with pytest.raises(runs.UserError, match=r"results.json is damaged"):
+            toy.main(redraw)
+    files.write_json(tmp_path / "run" / "config.json", {"experiment": "classify"})
+    with pytest.raises(runs.UserError, match="is a run of classify, not toy"):
+        toy.main(redraw)
+
+
+def test_the_number_of_trials_is_known_before_the_run(sweep):
+    last = (sweep / "metrics.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["of"] == toy.Config(**TINY).num_trials
+
+
+def test_diverging_trials_are_failures_and_counted(tmp_path, capsys):
+    toy.main(
+        toy.Config(
+            workdir=tmp_path / "run",
+            tasks=("toy2",),
+            branches=(2, 3),
+            trials=5,
+            learning_rate=9.0,
+            negative_slope=0.5,
+            overlay_learning_rate=0.0,
+        )
+    )
+    data = without_timing(tmp_path / "run")["tasks"]["toy2"]
+    assert data["diverged"] == [5, 5]
+    assert data["success_rate"] == [0, 0]
+    assert data["mean_active"] == [None, None]
+    assert "undecided" in capsys.readouterr().out
+
+
+def test_phase_covers_its_grid(tmp_path):
+    toy.main(
+        toy.Config(
+            workdir=tmp_path / "run",
+            mode="phase",
+            tasks=("toy1",),
+            branches=(4, 16),
+            trials=20,
+            phase_learning_rates=(0.01, 0.02),
+            phase_init_scales=(0.1, 1.0, 2.0),
+            phase_negative_slopes=(0.01, 0.3),
+        )
+    )
+    data = without_timing(tmp_path / "run")["tasks"]["toy1"]
+    active = data["mean_active"]
+    assert [len(active), len(active[0]), len(active[0][0])] == [2, 2, 3]
+    # The claim of few active branches needs a small slope and a large initial scale.
+    assert active[1][0][2][1] < 4
+    assert active[1][0][0][1] > 6
+    assert active[1][1][2][1] > 10
+    assert {p.name for p in (tmp_path / "run" / "figures").iterdir()} == {
+        "phase_toy1.png"
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "words"),
+    [
+        (["--branches", 0], 2, "--branches must be at least 1, got 0"),
+        (["--trials", -5], 2, "--trials must be at least 1, got -5"),
+        (["--steps", -1], 2, "--steps must be at least 1, got -1"),
+        (["--learning-rate", "nan"], 2, "--learning-rate must be positive"),
+        (["--negative-slope", "nan"], 2, "--negative-slope must be finite"),
+        (["--tasks", "toy3"], 2, "toy3"),
+        (["--tasks", "--branches", 2], 2, "--tasks needs at least one value"),
+        (["--no-such-flag", 1], 2, "--no-such-flag"),
+        (["--branches", 10**9], 2, "EiB of memory"),
+        (["--workdir", "/dev/null/run"], 1, "cannot write to /dev/null/run"),
+        (["--figures-only", "--workdir", "/nowhere"], 1, "no finished run"),
+    ],
+)
+def test_what_is_wrong_is_said_without_a_traceback(flags, status, words):
+    answer = refuse("toy", *flags)
+    assert answer.returncode == status
+    assert words in answer.stderr
+    assert "Traceback" not in answer.stderr
+    if "toy3" not in flags and "--no-such-flag" not in flags:  # tyro's own words
+        assert answer.stderr.count("\n") == 1
+
+
+def test_a_folder_that_holds_a_run_is_refused(sweep):
+    before = (sweep / "results.json").read_bytes()
+    answer = refuse("toy", "--workdir", sweep)
+    assert answer.returncode == 1
+    assert "already holds a run" in answer.stderr
+    assert (sweep / "results.json").read_bytes() == before
+
+
+def test_ctrl_c_during_the_imports_ends_quietly():
+    process = subprocess.Popen(
+        command("toy"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(0.4)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == -signal.SIGINT  # a shell says 130
+
+
+def test_ctrl_c_ends_quietly(tmp_path):
+    process = subprocess.Popen(
+        command("toy", "--workdir", tmp_path / "run"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    while not (tmp_path / "run" / "unfinished").exists():
+        time.sleep(0.05)
+        assert process.poll() is None
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.endswith("python -m experiments.toy: stopped\n")
+    assert "Traceback" not in err

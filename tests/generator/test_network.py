@@ -1,0 +1,112 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from bspec_jax import generator
+from bspec_jax.generator.diffusion import Velocity, blur, diffuse
+from bspec_jax.generator.stargan import PRESETS, Generator
+from bspec_jax.storage import checkpoints
+from bspec_jax.storage.errors import UserError
+
+M, CLASSES = 2, ("a", "b", "c")
+
+
+def about(residual, **more):
+    options = {"sigma": 1.5, "diffusion_step": 0.3, "precision": "float32"} | more
+    return generator.describe("tiny", M, CLASSES, (16, 16, 1), residual, **options)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    x = jax.random.uniform(jax.random.key(0), (3, 16, 16, 1), minval=-1.0)
+    return x, jnp.array([2, 0, 1])
+
+
+@pytest.fixture(scope="module", params=["gaussian", "diffusion"])
+def built(request, examples):
+    model = generator.build(about(request.param))
+    params = jax.jit(model.init)(jax.random.key(1), *examples)
+    return request.param, model, params
+
+
+def test_f_is_the_residual_and_the_sum_of_branches_one_by_one(built, examples):
+    residual, model, params = built
+    x, labels = examples
+    found = jax.jit(model.decompose)(params, x, labels)
+    preset = PRESETS["tiny"]
+    branch = jax.jit(Generator(preset.base, preset.most, 3).apply)
+    if residual == "gaussian":
+        r, inputs = blur(x, 1.5), [x] * M
+        assert found.inputs is None
+    else:
+        velocity = partial(Velocity(preset.velocity).apply, params["velocity"])
+        r, inputs = diffuse(velocity, x, M, 0.3)
+        assert_allclose(found.inputs, inputs, rtol=1e-5, atol=1e-6)
+        assert_allclose(found.residual + found.inputs.sum(0), x, atol=1e-5)
+    v = [
+        branch(
+            {"params": jax.tree.map(lambda leaf, k=k: leaf[k], params["branches"])},
+            inputs[k],
+            labels,
+        )
+        for k in range(M)
+    ]
+    assert np.abs(v[0] - v[1]).max() > 0.1  # branches start differently
+    assert_allclose(found.residual, r, rtol=1e-5, atol=1e-6)
+    assert_allclose(found.components, np.stack(v), rtol=1e-4, atol=1e-4)
+    assert_allclose(found.image, r + v[0] + v[1], rtol=1e-4, atol=1e-4)
+    image = jax.jit(model.apply)(params, x, labels)
+    assert_allclose(image, found.image, rtol=1e-4, atol=1e-4)
+
+
+def test_a_branch_at_a_time_and_short_floats(built, examples):
+    residual, model, params = built
+    expected = jax.jit(model.decompose)(params, *examples)
+    slow = generator.build(about(residual), sequential=True)
+    found = jax.jit(slow.apply)(params, *examples)
+    assert_allclose(found, expected.image, rtol=1e-4, atol=1e-4)
+    short = generator.build(about(residual, precision="bfloat16"))
+    parts = jax.jit(short.decompose)(params, *examples)
+    assert {leaf.dtype for leaf in jax.tree.leaves(parts)} == {jnp.dtype("float32")}
+    error = np.abs(parts.image - expected.image)
+    assert 1e-4 < error.max() < 0.5  # bfloat16 has 8 bits
+    # R and what the branches read are not shortened.
+    assert_allclose(parts.residual, expected.residual, atol=1e-6)
+
+
+def test_batches_of_one_shape(built, examples, monkeypatch):
+    _, model, params = built
+    x, labels = (np.asarray(leaf) for leaf in examples)
+    expected = generator.decompose(model, params, x, labels)
+    monkeypatch.setattr(generator, "EVALUATION_BATCH", 2)
+    found = generator.decompose(model, params, x, labels)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(partial(assert_allclose, rtol=1e-4, atol=1e-4), found, expected)
+    image = generator.transfer(model, params, x, labels)
+    assert_allclose(image, expected.image, rtol=1e-4, atol=1e-4)
+
+
+def test_a_checkpoint_is_read_without_flags(built, tmp_path):
+    residual, _, params = built
+    folder = tmp_path / "checkpoints" / generator.MAIN
+    checkpoints.describe(folder, about(residual))
+    checkpoints.save(folder, 7, model=params)
+    trained = generator.load(tmp_path)
+    assert trained.step == 7
+    assert trained.description["classes"] == list(CLASSES)
+    jax.tree.map(assert_allclose, trained.params, params)
+    checkpoints.describe(folder, {"kind": "classifier"})
+    with pytest.raises(UserError, match="holds no generator"):
+        generator.load(folder)
+
+
+def test_bytes_and_back():
+    levels = jnp.arange(256, dtype=jnp.uint8).reshape(1, 16, 16, 1)
+    x = generator.to_signed(levels)
+    assert (float(x.min()), float(x.max())) == (-1, 1)
+    assert (generator.to_bytes(x) == levels).all()
+    assert generator.to_bytes(jnp.array([-3.0, 0.0, 9.0])).tolist() == [0, 128, 255]
