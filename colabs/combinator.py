@@ -9,21 +9,21 @@
 # %% [markdown]
 # # The combinator in your own code
 #
-# A branch is a pair of pure functions, `init` and `apply`. `sum_of_branches` makes the
-# sum of M of them: parameters are stacked on a leading axis M, and the branches run as
-# one batched computation.
+# A branch is a pair of pure functions, `init` and `apply`. `sum_of_branches` turns it
+# into a sum of M branches, whose parameters are stacked on a leading axis M and which
+# run as one batched computation.
 
 # %%
-# In a checkout this finds the project; in Colab it fetches it from REPOSITORY.
+# In a checkout this finds the project; in Colab it clones and installs it.
 import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 REPOSITORY = ""  # the address of your copy of the project, such as https://...
-above = (Path.cwd(), *Path.cwd().parents)
-fetched = Path.cwd() / "bspec_jax_checkout"
-ROOT = next((p for p in above if (p / "colabs").is_dir()), fetched)
+parents = (Path.cwd(), *Path.cwd().parents)
+clone = Path.cwd() / "bspec_jax_checkout"
+ROOT = next((path for path in parents if (path / "colabs").is_dir()), clone)
 if importlib.util.find_spec("bspec_jax") is None:
     if not ROOT.exists():
         assert REPOSITORY, "set REPOSITORY, or run this in a checkout"
@@ -74,7 +74,7 @@ np.testing.assert_allclose(f, v.sum(0), atol=1e-6)
 np.testing.assert_allclose(v[3], apply(jax.tree.map(lambda p: p[3], params), x), 1e-5)
 
 # %% [markdown]
-# Trained on a target, what becomes of each branch?
+# What becomes of each branch when the sum is trained on a target?
 
 # %%
 target = jnp.stack([jnp.sin(2 * x[:, 0]), x[:, 1] * x[:, 2]], 1)
@@ -107,9 +107,9 @@ for name, value in measure(net.responses(params, state, x)[0])._asdict().items()
 # %% [markdown]
 # ## Flax Linen, with BatchNorm
 #
-# Running statistics are a second tree, stacked in the same way. Convolutions of many
-# branches are slow under `vmap` on a CPU; `conv_general_dilated` of this project keeps
-# them apart there.
+# Running statistics are a second tree, stacked in the same way. On a CPU, gradients of
+# convolutions are slow under `vmap`. This project's `conv_general_dilated` computes
+# them branch by branch there.
 
 
 # %%
@@ -154,25 +154,25 @@ params, state = equinox_net.init(key)
 print("Equinox", equinox_net.apply(params, state, x)[0].shape)
 
 # %% [markdown]
-# ## One input for each branch, and a residual
+# ## One input per branch, and a residual
 #
-# `in_axes=0` gives branch k the k-th input; `residual` is added to the sum.
+# `in_axes=0` gives branch k the k-th input, and `residual` is added to the sum.
 
 # %%
 inputs = jax.random.normal(key, (M, 32, 3))
-own = sum_of_branches(from_functions(init, apply), M, in_axes=0)
-params, state = own.init(key)
-f, _ = own.apply(params, state, inputs, residual=target)
+separate = sum_of_branches(from_functions(init, apply), M, in_axes=0)
+params, state = separate.init(key)
+f, _ = separate.apply(params, state, inputs, residual=target)
 by_hand = target + sum(
     apply(jax.tree.map(lambda p, k=k: p[k], params), inputs[k]) for k in range(M)
 )
 np.testing.assert_allclose(f, by_hand, atol=1e-5)
 
 # %% [markdown]
-# ## Where memory is short
+# ## Saving memory
 #
-# `sequential=True` runs a branch at a time and recomputes it in the backward pass: the
-# same values and gradients, and less memory.
+# `sequential=True` runs one branch at a time and recomputes it in the backward pass,
+# for the same values and gradients with less memory.
 
 
 # %%
@@ -206,8 +206,8 @@ _ = jax.tree.map(
 # %% [markdown]
 # ## Sharding over devices
 #
-# Branches are the leading axis of every parameter, so that sharding it puts some of the
-# branches on each device. (Here there may be one device only.)
+# The leading axis of every parameter holds the branches; sharding it distributes them
+# over devices. (Here there may be a single device.)
 
 # %%
 mesh = jax.make_mesh((jax.device_count(),), ("branches",))

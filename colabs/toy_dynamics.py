@@ -9,23 +9,23 @@
 # %% [markdown]
 # # Toy dynamics
 #
-# Branches of one neuron each, $v_k(x) = \mathrm{leaky}(w_k x + b_k)$, are fitted in
-# their sum to four points by gradient descent. Which branch comes to answer which
-# point, and how many answer none?
+# The network is a sum of M single neurons, $v_k(x) = \mathrm{leaky}(w_k x + b_k)$,
+# fitted to four points by gradient descent. Which branch ends up fitting which point,
+# and how many fit none?
 #
-# Everything with sliders answers within seconds.
+# Cells with sliders update within seconds.
 
 # %%
-# In a checkout this finds the project; in Colab it fetches it from REPOSITORY.
+# In a checkout this finds the project; in Colab it clones and installs it.
 import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 REPOSITORY = ""  # the address of your copy of the project, such as https://...
-above = (Path.cwd(), *Path.cwd().parents)
-fetched = Path.cwd() / "bspec_jax_checkout"
-ROOT = next((p for p in above if (p / "colabs").is_dir()), fetched)
+parents = (Path.cwd(), *Path.cwd().parents)
+clone = Path.cwd() / "bspec_jax_checkout"
+ROOT = next((path for path in parents if (path / "colabs").is_dir()), clone)
 if importlib.util.find_spec("bspec_jax") is None:
     if not ROOT.exists():
         assert REPOSITORY, "set REPOSITORY, or run this in a checkout"
@@ -55,7 +55,7 @@ START = {
 
 
 def slider(name, low, high, step=None, kind=widgets.FloatSlider):
-    """A slider that recomputes when the mouse lets go."""
+    """A slider that takes effect when the mouse button is released."""
     options = {} if step is None else {"step": step}
     return kind(START[name], min=low, max=high, continuous_update=False, **options)
 
@@ -72,17 +72,18 @@ def controls():
 
 
 # %% [markdown]
-# ## One training, as it goes
+# ## One training run, step by step
 #
-# Each line is a branch, black their sum, the dots what it is to be. Grey branches are
-# silent in the end: the norm of their responses is below 10 % of the largest.
+# Lines are branches, the dashed black line is their sum, and the dots are the targets.
+# Grey branches are silent at the end: the norm of their responses is below 10 % of the
+# largest.
 
 # %%
-EVERY = 20  # steps between two frames that are recorded
+EVERY = 20  # steps between recorded frames
 
 
-def follow(task, num_branches, learning_rate, negative_slope, init, init_scale, seed):
-    """The task's points, and the responses to them along training, `[S, M, N]`."""
+def train(task, num_branches, learning_rate, negative_slope, init, init_scale, seed):
+    """The task's points, and the responses to them during training, `[S, M, N]`."""
     x, y = (np.array(values) for values in toys.TASKS[task])
     network = toys.toy_network(
         num_branches, negative_slope=negative_slope, init=init, init_scale=init_scale
@@ -96,27 +97,27 @@ def follow(task, num_branches, learning_rate, negative_slope, init, init_scale, 
 
 def draw(ax, x, y, responses, frame):
     active = np.asarray(active_branches(responses[-1]))
-    for on, v in sorted(zip(active, responses[frame], strict=True), key=lambda a: a[0]):
-        ax.plot(x, v, color="C0" if on else "0.8")
+    for k in np.argsort(active, kind="stable"):  # active branches on top
+        ax.plot(x, responses[frame, k], color="C0" if active[k] else "0.8")
     ax.plot(x, responses[frame].sum(0), "--", color="black")
     ax.plot(x, y, "o", color="black")
     ax.set(xlabel="x", ylim=(-0.6, 1.6))
-    ax.set_title(f"step {EVERY * frame}; {active.sum()} stay active", fontsize=9)
+    ax.set_title(f"step {EVERY * frame}; {active.sum()} active at the end", fontsize=9)
 
 
 def animate(**settings):
-    x, y, responses = follow(**settings)
+    x, y, responses = train(**settings)
     frames = np.unique(np.geomspace(1, len(responses), 25).astype(int) - 1)
-    figure, ax = plt.subplots(figsize=(5, 3.2), dpi=80)
+    figure, ax = plt.subplots(figsize=(5, 3.2), dpi=80, layout="constrained")
 
     def show(frame):
         ax.clear()
         draw(ax, x, y, responses, frame)
 
-    movie = FuncAnimation(figure, show, frames=frames, interval=200)
-    page = HTML(movie.to_jshtml(default_mode="once"))
+    animation = FuncAnimation(figure, show, frames=frames, interval=200)
+    player = HTML(animation.to_jshtml(default_mode="once"))
     plt.close(figure)
-    display(page)
+    display(player)
 
 
 widgets.interactive(
@@ -124,24 +125,24 @@ widgets.interactive(
 )
 
 # %% [markdown]
-# The same as pictures, for those who read this without running it:
+# Four of the frames, for reading without running:
 
 # %%
-x, y, responses = follow(**START, seed=4)
+x, y, responses = train(**START, seed=4)
 _, axes = plt.subplots(1, 4, figsize=(11, 2.6), sharey=True)
 for ax, frame in zip(axes, (0, 5, 25, 200), strict=True):
     draw(ax, x, y, responses, frame)
 plt.show()
 
 # %% [markdown]
-# ## Many trainings
+# ## Many training runs
 #
-# 1000 networks at once, in one compiled computation: how often the training succeeds
-# (the squared error falls below $10^{-4}$), and how many branches stay active.
+# Trains 1000 networks in one compiled computation. How often does training succeed (the
+# squared error falls below $10^{-4}$), and how many branches are active at the end?
 
 
 # %%
-def repeat(init, trials, **values):
+def train_many(init, trials, **values):
     table = sweeps.settings(**values, trial=range(trials))
     trained = sweeps.train(sweeps.init_trials(jax.random.key(0), table, init=init))
     rates = measures.success_rates(trained, (1,))
@@ -151,16 +152,17 @@ def repeat(init, trials, **values):
     ax.hist(counts, np.arange(trained.w.shape[0] + 2) - 0.5, rwidth=0.85)
     m = values["num_branches"]
     ax.set(xlabel=f"active branches of {m}", ylabel="networks", xlim=(-0.5, m + 0.5))
-    ax.set_title(f"success {rates['success_rate'][0]:.2f} ({low:.2f} to {high:.2f})")
+    rate = rates["success_rate"][0]
+    ax.set_title(f"success rate {rate:.2f} (95 %: {low:.2f} to {high:.2f})")
     plt.show()
 
 
-widgets.interactive(repeat, **controls(), trials=widgets.fixed(1000))
+widgets.interactive(train_many, **controls(), trials=widgets.fixed(1000))
 
 # %% [markdown]
-# ## Against M
+# ## Varying M
 #
-# Capacity grows with M; the number of active branches hardly does (Figures 3 and 4).
+# How do success and the number of active branches depend on M (Figures 3 and 4)?
 
 # %%
 branches = [2, 3, 5, 8, 12, 20, 30]
@@ -174,7 +176,7 @@ for task in toys.TASKS:
     means = measures.measure_means(trained, (len(branches),))
     left.plot(branches, rates["success_rate"], "o-", label=task)
     right.plot(branches, means["num_active"]["mean"], "o-", label=task)
-left.set(xlabel="M", ylabel="success")
+left.set(xlabel="M", ylabel="success rate")
 right.set(xlabel="M", ylabel="active branches", ylim=(0, None))
 left.legend()
 plt.show()

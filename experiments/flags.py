@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from bspec_jax import runs, toys
+from bspec_jax.figures import TASK_TITLES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,14 @@ class ToyConfig(runs.RunConfig):
     @property
     def tasks_list(self) -> list[str]:
         return sorted(set(self.tasks))
+
+    def setting(self, task: str, trials: int) -> str:
+        """The setting of a task's findings, in words."""
+        return (
+            f"{TASK_TITLES[task]}, step {self.learning_rate:g}, slope "
+            f"{self.negative_slope:g}, {self.init} init of scale {self.init_scale:g}, "
+            f"x {trials}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

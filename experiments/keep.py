@@ -1,68 +1,164 @@
-"""Copies a finished run without what only served to train it.
+"""Copies a finished run without what its command makes again.
 
     python -m experiments.keep RUN docs/runs/NAME
-    python -m experiments.keep RUN docs/runs/NAME --networks main
+    python -m experiments.keep RUN docs/runs/NAME --networks main --examples 1000
 
-The copy has the flags, results, figures and networks (parameters alone, of the last
-step), so that figures can be drawn again and the networks used: a small part of the
-run.
+The copy holds config.json, environment.json, results.json and the figures. Numbers are
+rounded to 5 significant digits, the parameters of networks to 12 significant bits, and
+figures are reduced to 256 colours. Metrics, arrays, checkpoints, samples and
+predictions are left out.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
+import jax
+import numpy as np
 import tyro
+from PIL import Image
+from scipy.spatial import KDTree
 
 from bspec_jax.runs import load_results
-from bspec_jax.storage import checkpoints
+from bspec_jax.storage import checkpoints, files
 from bspec_jax.storage.errors import UserError, in_one_line
 
 NAME = "python -m experiments.keep"
-# Folders of a run that serve the training, or that its networks give again.
-SCRATCH = ("checkpoints", "samples", "predictions")
-# Orbax's note of the folder that a step was first written to; nothing reads it here.
-NOTE = "commit_success.txt"
+EXAMPLES = "examples.npz"  # of a classify run: images and labels
+DIGITS = 5  # significant, of the numbers in results.json
+SIGNIFICANT_BITS = 12  # of parameters; float32 has 24
+COLOURS = 256  # the most that a PNG palette holds
+MANY_COLOURS = 8192  # k-means over more takes too long
+NOTE = "commit_success.txt"  # Orbax's; holds a path of the machine
 
 
 def keep(
-    run: Annotated[Path, tyro.conf.Positional],
-    into: Annotated[Path, tyro.conf.Positional],
-    networks: Annotated[
-        tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]")
-    ] = None,
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    into: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="INTO")],
+    networks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME ...]")] = (),
+    examples: int | None = None,
 ) -> None:
-    """Copies a finished run without what only served to train it.
+    """Copies a finished run without what its command makes again.
 
     Args:
-      run: its folder.
-      into: the folder to make.
-      networks: those of checkpoints/ to take, all without this flag; with no name
-        after it, results and figures alone.
+      run: Folder of the run.
+      into: Folder of the copy; must not exist.
+      networks: Networks in checkpoints/ to add: parameters at the last step.
+      examples: Number of test images and labels to add, of a classify run.
     """
-    load_results(run)
+    results = load_results(run)
     if into.exists():
         raise UserError(f"{into} exists already; choose another folder")
-    folders = {path.name: path for path in sorted((run / "checkpoints").glob("*/"))}
-    for name in networks or ():
-        if name not in folders:
-            has = ", ".join(folders) or "none"
-            raise UserError(f"{run} has no network {name}; it has {has}")
-    shutil.copytree(run, into, ignore=shutil.ignore_patterns(*SCRATCH))
-    for name in folders if networks is None else networks:
-        folder = folders[name]
-        last = checkpoints.steps(folder)[-1]
-        to = into / "checkpoints" / name
-        shutil.copytree(
-            folder / f"{last}" / "model",
-            to / f"{last}" / "model",
-            ignore=shutil.ignore_patterns(NOTE),
-        )
-        shutil.copy(folder / checkpoints.DESCRIPTION, to)
+    _check_networks(run, networks)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=into.parent) as temporary:
+        copy = Path(temporary) / into.name
+        (copy / "figures").mkdir(parents=True)
+        for name in ("config.json", "environment.json"):
+            shutil.copy(run / name, copy)
+        # The flags stay exact.
+        results = rounded(results, DIGITS) | {"config": results["config"]}
+        files.write_json(copy / "results.json", results, compact=True)
+        for path in sorted((run / "figures").glob("*.png")):
+            _copy_figure(path, copy / "figures" / path.name)
+        if examples is not None:
+            _copy_examples(run, copy, examples)
+        for name in networks:
+            _copy_network(run / "checkpoints" / name, copy / "checkpoints" / name)
+        copy.rename(into)
     size = sum(path.stat().st_size for path in into.rglob("*") if path.is_file())
     print(f"{into}: {size / 2**20:.1f} MiB")
 
 
+def rounded(value: Any, digits: int) -> Any:
+    """JSON with its floats at so many significant digits; anything else stays."""
+    if isinstance(value, dict):
+        return {key: rounded(item, digits) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item, digits) for item in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+
+def with_palette(image: Image.Image) -> Image.Image:
+    """The image in the palette of `COLOURS` colours that suits it.
+
+    Without dithering, which would add noise to flat areas. An image of few colours
+    stays exact.
+    """
+    image = image.convert("RGB")
+    source = image
+    if image.getcolors(MANY_COLOURS) is None:
+        source = image.point(lambda level: (level >> 3) * 255 // 31)  # 5 bits a channel
+    # Maximum coverage keeps rare colours, such as those of eyes, which median cut
+    # averages away; a step of k-means then evens out the steps of gradients.
+    chosen = source.quantize(
+        COLOURS, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE
+    )
+    palette = np.reshape(chosen.getpalette(), (-1, 3))
+    # Not by Pillow, whose search of a palette ignores the low bits: white turns grey.
+    _, index = KDTree(palette).query(np.asarray(image))
+    reduced = Image.fromarray(index.astype(np.uint8))
+    reduced.putpalette(palette.astype(np.uint8).tobytes())
+    return reduced
+
+
+def with_significant_bits(leaf: np.ndarray, bits: int) -> np.ndarray:
+    """Rounds float32 to so many significant bits, a relative error of 2^-bits at most.
+
+    The other bits are 0 and compress well. Other types are returned as they are.
+    """
+    if leaf.dtype != np.float32:
+        return leaf
+    mantissa, exponent = np.frexp(leaf)  # 1/2 <= |mantissa| < 1
+    scale = np.float32(2**bits)
+    return np.ldexp(np.rint(mantissa * scale) / scale, exponent)
+
+
+def _check_networks(run: Path, networks: Sequence[str]) -> None:
+    available = sorted(path.name for path in (run / "checkpoints").glob("*/"))
+    for name in networks:
+        if name not in available:
+            has = ", ".join(available) or "none"
+            raise UserError(f"{run} has no network {name}; it has {has}")
+
+
+def _copy_figure(path: Path, to: Path) -> None:
+    try:
+        with Image.open(path) as image:
+            reduced = with_palette(image)
+    except (OSError, SyntaxError):  # the latter is Pillow's for a damaged file
+        raise UserError(f"{path} is damaged; redraw it by --figures-only") from None
+    reduced.save(to, optimize=True)
+
+
+def _copy_examples(run: Path, copy: Path, count: int) -> None:
+    if count < 1:
+        raise UserError(f"--examples must be at least 1, got {count}", status=2)
+    if not (run / EXAMPLES).exists():
+        raise UserError(f"{run} has no {EXAMPLES}; only runs of classify do")
+    arrays = files.load_arrays(run / EXAMPLES)
+    first = {name: array[:count] for name, array in arrays.items()}
+    files.save_arrays(copy / EXAMPLES, first, compressed=True)
+
+
+def _copy_network(folder: Path, to: Path) -> None:
+    """Parameters and state of the last step, without what only training needs."""
+    folder, step = checkpoints.find(folder, folder.name)
+    like = checkpoints.saved_shapes(folder, step, "model")
+    (model,) = checkpoints.restore(folder, step, model=like)
+    model = jax.tree.map(
+        lambda leaf: with_significant_bits(np.asarray(leaf), SIGNIFICANT_BITS), model
+    )
+    checkpoints.save(to, step, model=model)
+    shutil.copy(folder / checkpoints.SPEC, to)
+    for path in (to / f"{step}").iterdir():  # Orbax's, of the time of writing
+        if path.is_file():
+            path.unlink()
+    (to / f"{step}" / "model" / NOTE).unlink(missing_ok=True)
+
+
 if __name__ == "__main__":
     with in_one_line(NAME):
-        tyro.cli(keep, prog=NAME)
+        tyro.cli(keep, prog=NAME, description=__doc__)

@@ -1,4 +1,4 @@
-"""Lines of the tables that end a run."""
+"""Formatting of the summary tables that runs print."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,18 +6,23 @@ from bspec_jax.analysis.observations import VERDICTS
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number of results.json; null is a dash."""
+    """Formats a number of results.json to so many decimals; null becomes a dash."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def observation_lines(observations: Mapping, columns: Sequence[str]) -> list[str]:
-    """A line for each observation with these of its numbers, and a heading."""
-    numbers = "".join(f"{name:>9}" for name in columns)
-    lines = [f"{'observation':43}{numbers}  limit"]
-    for key, item in observations.items():
-        numbers = "".join(f"{number(item[name], 3):>9}" for name in columns)
+    """A heading, then one line per observation.
+
+    Args:
+      observations: records of `analysis.observations` by number, as in results.json.
+      columns: keys of the numbers to show, such as "value" and "control".
+    """
+    heading = "".join(f"{name:>9}" for name in columns)
+    lines = [f"{'observation':43}{heading}  limit"]
+    for key, record in observations.items():
+        numbers = "".join(f"{number(record[name], 3):>9}" for name in columns)
         lines.append(
-            f"{key} {item['claim']:41}{numbers}  {item['threshold']:5}  "
-            f"{VERDICTS[item['holds']]}"
+            f"{key} {record['claim']:41}{numbers}  {record['threshold']:5}  "
+            f"{VERDICTS[record['holds']]}"
         )
     return lines

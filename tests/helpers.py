@@ -1,14 +1,18 @@
-"""How the tests of the experiments start them and read what they leave."""
+"""Helpers of several tests: commands in other processes, their results, data files."""
 
+import gzip
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
-from bspec_jax import runs
+from bspec_jax import generator, runs
+from bspec_jax.storage import checkpoints
 from bspec_jax.toys import sweeps
 
 ROOT = Path(__file__).parent.parent
@@ -85,9 +89,37 @@ def stop_training_at(monkeypatch, call):
     monkeypatch.setattr(sweeps, "train", stopping)
 
 
+def write_idx(path, array, magic=None):
+    """Writes an array as an IDX file, compressed if the name ends in .gz."""
+    header = bytes(magic or (0, 0, 8, array.ndim))
+    data = header + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
 def by_image(images, labels):
     """What does not depend on the order: the label of each image, by its bytes."""
     pairs = zip(images, labels, strict=True)
     found = {image.tobytes(): int(label) for image, label in pairs}
     assert len(found) == len(images)
     return found
+
+
+def write_generator(folder, **fields):
+    """Writes a tiny generator, all zeros, as a run's; `fields` are of its spec."""
+    defaults = {
+        "preset": "tiny",
+        "branches": 2,
+        "classes": ("cat", "dog", "tiger"),
+        "image_shape": (16, 16, 3),
+        "residual": "gaussian",
+        "sigma": 2.0,
+        "diffusion_step": 1.0,
+        "precision": "float32",
+        "dataset": "faces",
+    }
+    spec = generator.GeneratorSpec(**defaults | fields)
+    shapes = generator.shapes(generator.build(spec), spec)
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    checkpoints.write_spec(folder / "checkpoints" / generator.MAIN, spec)
+    checkpoints.save(folder / "checkpoints" / generator.MAIN, 0, model=params)
+    return folder

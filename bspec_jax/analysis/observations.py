@@ -1,13 +1,14 @@
 """The observations of section 4 as measures with thresholds, and their verdicts.
 
 The thresholds were fixed before any run. An observation holds in a setting if the 95 %
-interval of its measure lies beyond the threshold and beyond the control: networks
-trained separately and summed, for the covariances; randomly regrouped parameters, for
-the Hessian. It does not hold if that interval lies wholly on the other side of either,
-and is undecided otherwise, as with too few networks.
+interval of its measure lies beyond both the threshold and the control. The control is a
+sum of separately trained networks for the responses, and randomly regrouped parameters
+for the Hessian. The observation does not hold if the interval lies entirely on the
+wrong side of either. Otherwise, for example with too few networks, it is undecided.
 
-A *record* is what is known of one observation in one setting (`evaluate`); a *finding*
-is a record with its level and setting, as `results.json` holds it (`findings`).
+A *record* (from `evaluate`) states one observation's value, interval, control and
+verdict; a *finding* (from `findings`) adds the level and the setting, as in
+`results.json`.
 """
 
 import math
@@ -21,7 +22,7 @@ from bspec_jax.analysis.statistics import mean_interval, rate_interval
 
 
 class Observation(NamedTuple):
-    """A claim and its measure, which holds below (`below`) or above the threshold."""
+    """A claim, which holds if its measure is below (`below`) or above the threshold."""
 
     measure: str
     threshold: float
@@ -56,14 +57,14 @@ def holds(
 ) -> bool | None:
     """Whether an observation holds, from the 95 % intervals of measure and control.
 
-    None if the interval contains the threshold or overlaps the control's, is undefined
-    (NaN), or is infinite because it comes from a single network.
+    None (undecided) if the interval contains the threshold, overlaps the control's, or
+    is not finite: NaN where undefined, infinite for a single network.
     """
     _, threshold, below, _ = OBSERVATIONS[number]
     bounds = [*interval, *(() if control_interval is None else control_interval)]
     if not all(math.isfinite(bound) for bound in bounds):
         return None
-    sign = 1 if below else -1  # so that less is better
+    sign = 1 if below else -1  # from here on, smaller is better
     limit = sign * threshold
     low, high, *control = (sign * bound for bound in bounds)
     low, high = sorted((low, high))
@@ -74,7 +75,7 @@ def holds(
     return None
 
 
-# Where a measure is defined; the others are for every network.
+# Where a measure is defined; measures that are not listed always are.
 DEFINED: dict[str, Callable[[Specialization], np.ndarray]] = {
     "entropy": lambda m: m.num_active > 0,
     "silent_share_of_active": lambda m: m.num_active > 0,
@@ -83,16 +84,16 @@ DEFINED: dict[str, Callable[[Specialization], np.ndarray]] = {
 
 
 def average(measured: Specialization, counts=True) -> dict[str, dict]:
-    """Mean and 95 % interval of each measure along the last axis, that of networks.
+    """Mean and 95 % interval of each measure over networks, the last axis.
 
     Args:
-      measured: NumPy arrays `[..., T]`.
+      measured: NumPy arrays, `[..., T]`.
       counts: which networks count, `[..., T]`. A network is also left out where its
         measure is undefined: a mean over active branches if none is active, a
         correlation without a pair.
 
-    Keys are the fields of `Specialization`, values `{"mean": [...], "interval":
-    [..., 2]}`.
+    Returns:
+      For each field of `Specialization`, `{"mean": [...], "interval": [..., 2]}`.
     """
     means = {}
     for name, values in measured._asdict().items():
@@ -110,21 +111,21 @@ def evaluate(
     control: Mapping[str, dict],
     success_interval,
 ) -> dict[int, dict]:
-    """Observations 1 to 6 at the largest M: value, initial value, control, verdict.
+    """Records of observations 1 to 6 at the largest M, by number.
 
     Args:
-      branches: the M of the runs, ascending.
-      converged: of each measure the mean and the 95 % interval over seeds,
-        `{"mean": [len(branches)], "interval": [len(branches), 2]}`, after training.
+      branches: the values of M, ascending.
+      converged: for each measure, its mean and 95 % interval over seeds after training,
+        `{"mean": [len(branches)], "interval": [len(branches), 2]}`.
       initial: the same at initialisation.
-      control: the same of networks trained separately and summed.
+      control: the same for sums of separately trained networks.
       success_interval: 95 % interval of the success rate or accuracy for each M.
 
-    `holds` is None where a verdict is undefined: if the measure or its control is NaN,
-    for observation 2 below M = 8, and for observation 6 if `branches` has nothing near
-    a quarter of its largest (see `quarter_index`).
+    `holds` is None where there is no verdict: if the measure or its control is NaN, for
+    observation 2 if M < 8, and for observation 6 if `branches` has no value near a
+    quarter of the largest (see `quarter_index`).
     """
-    out = {}
+    records = {}
     for number in range(1, 6):
         name = OBSERVATIONS[number].measure
         interval = tuple(converged[name]["interval"][-1])
@@ -132,7 +133,7 @@ def evaluate(
         value, control_value = converged[name]["mean"][-1], control[name]["mean"][-1]
         defined = not (math.isnan(value) or math.isnan(control_value))
         defined = defined and (number != 2 or branches[-1] >= 8)
-        out[number] = _record(
+        records[number] = _record(
             number,
             branches=branches[-1],
             value=value,
@@ -143,7 +144,7 @@ def evaluate(
             holds=holds(number, interval, control_interval) if defined else None,
         )
     stages = (converged["num_active"], initial["num_active"], control["num_active"])
-    return out | {6: _active_growth(branches, *stages, success_interval)}
+    return records | {6: _active_growth(branches, *stages, success_interval)}
 
 
 def evaluate_hessian(
@@ -151,19 +152,19 @@ def evaluate_hessian(
     converged: Mapping[str, dict],
     initial: Mapping[str, dict],
 ) -> dict[int | str, dict]:
-    """Observation 7 and the conjecture of section 8, at the largest M.
+    """Records of observation 7 and of the conjecture of section 8, at the largest M.
 
     Args:
-      branches: the M of the runs, ascending.
-      converged: mean and interval over seeds, as in `evaluate`, after training, of
+      branches: the values of M, ascending.
+      converged: mean and interval over seeds after training, as in `evaluate`, of
         "offdiagonal_ratio", "control_ratio", "ratio_to_control" and
         "vanishing_difference": the share of (parameter, example) pairs whose
         distributive factor is below 1e-2 of its initial root mean square, minus the
         share of examples whose collaborative factor is.
       initial: the same at initialisation.
 
-    Observation 7 also requires the ratio to be below its value at initialisation. Its
-    measure contains the control.
+    Observation 7 also requires the off-diagonal ratio to be below its value at
+    initialisation. Its measure, a ratio to the control, already contains the control.
     """
 
     def record(number, control=None, control_interval=None):
@@ -181,15 +182,15 @@ def evaluate_hessian(
         )
 
     ratio, control = "offdiagonal_ratio", converged["control_ratio"]
-    block = record(7, control["mean"][-1], tuple(control["interval"][-1]))
-    if block["holds"]:
+    block_diagonal = record(7, control["mean"][-1], tuple(control["interval"][-1]))
+    if block_diagonal["holds"]:
         end, start = converged[ratio]["interval"][-1], initial[ratio]["interval"][-1]
         defined = all(math.isfinite(bound) for bound in (*end, *start))
-        block["holds"] = bool(end[1] < start[0]) if defined else None
+        block_diagonal["holds"] = bool(end[1] < start[0]) if defined else None
     vanishing = record("section8")
-    if vanishing["holds"]:  # the threshold itself does not count
+    if vanishing["holds"]:  # strictly above the threshold, unlike the other measures
         vanishing["holds"] = bool(vanishing["interval"][0] > 0)
-    return {7: block, "section8": vanishing}
+    return {7: block_diagonal, "section8": vanishing}
 
 
 def _record(number: int | str, **measured) -> dict:
@@ -198,7 +199,7 @@ def _record(number: int | str, **measured) -> dict:
 
 
 def quarter_index(branches: Sequence[int]) -> int | None:
-    """Index of the M nearest to a quarter of the last; None if that is not 3 to 6."""
+    """Index of the M nearest a quarter of the last; None unless last / M is in 3..6."""
     ratios = branches[-1] / np.asarray(branches)
     nearest = int(np.abs(np.log(ratios / 4)).argmin())
     return nearest if 3 <= ratios[nearest] <= 6 else None
@@ -207,9 +208,9 @@ def quarter_index(branches: Sequence[int]) -> int | None:
 def _active_growth(branches, converged, initial, control, success_interval) -> dict:
     """Observation 6: active branches at the largest M over those at a quarter of it.
 
-    Nearly all branches of the control are active, so that its growth is that of M: the
-    verdict uses the threshold alone. The interval is that of a ratio of independent
-    means (delta method on the logarithm).
+    The interval is that of a ratio of independent means (delta method on the
+    logarithm). The verdict ignores the control: nearly all of its branches are active,
+    so that its growth is that of M.
     """
     quarter = quarter_index(branches)
     defined = quarter is not None
@@ -242,12 +243,12 @@ def _active_growth(branches, converged, initial, control, success_interval) -> d
 def findings(
     level: str, setting: str, records: Mapping[int | str, Mapping]
 ) -> list[dict]:
-    """What `results.json` holds as `findings`: records of one setting, flat.
+    """Records of one setting as a flat list, for the key `findings` of `results.json`.
 
     Args:
       level: "toy", "classifier" or "generator".
       setting: data, recipe and number of networks, in words.
-      records: of `evaluate` or `evaluate_hessian`. Growth with M is left out where
+      records: from `evaluate` or `evaluate_hessian`. Growth with M is omitted where
         there is a single M.
     """
     return [

@@ -1,12 +1,12 @@
-"""How the branches of a network divide the work: who answers, where, and how alike.
+"""Measures of specialization: which branches respond, where, and how similarly.
 
 Everything here is a jittable function of the stacked responses v, `[M, N, ...]` (from
-`BranchedNetwork.responses`) or of a branch-by-region energy table `[M, R]`. Rows of
-zeros change no measure except through M, so responses of networks of several sizes can
-be padded to one shape and measured in one call (`num_branches`).
+`BranchedNetwork.responses`), or of the energy of each branch in each region, `[M, R]`.
+Branches that are all zero change a measure only through M. Networks of different sizes
+can therefore be padded to one shape and measured in one call (see `num_branches`).
 
 Definitions: sections 4 and 4.1 (response matrix F, covariance F F^T, active branch).
-A *region* is an example by default, or a group of examples such as a class.
+A *region* is a single example by default, or a group of examples such as a class.
 """
 
 from typing import Literal, NamedTuple
@@ -20,7 +20,7 @@ ActivityRule = Literal["norm", "variance"]
 
 
 def response_matrix(responses: Float[ArrayLike, "M N *C"]) -> Float[Array, "M NC"]:
-    """F: one row per branch, F_ij = v_i(x_j); outputs of any shape are flattened.
+    """The response matrix F, F_ij = v_i(x_j): a row per branch, outputs flattened.
 
     Source: section 4.1.
     """
@@ -28,7 +28,7 @@ def response_matrix(responses: Float[ArrayLike, "M N *C"]) -> Float[Array, "M NC
 
 
 def response_norms(responses: Float[ArrayLike, "M N *C"]) -> Float[Array, " M"]:
-    """Euclidean norm of each branch's responses over the data (a row of F)."""
+    """Euclidean norm of each branch's responses over the data (of its row of F)."""
     return jnp.linalg.norm(response_matrix(responses), axis=1)
 
 
@@ -40,9 +40,12 @@ def active_branches(
 ) -> Bool[Array, " M"]:
     """Which branches are active; the others are silent.
 
-    rule "norm": the norm of a branch's responses is at least `threshold` times the
-    largest such norm (the paper). rule "variance": the same of the variance of its
-    responses (the authors' later code). If every branch is zero, none is active.
+    Args:
+      responses: v.
+      rule: "norm": a branch is active if the norm of its responses is at least
+        `threshold` times the largest branch's (the paper). "variance": the same with
+        the variance of its responses (the authors' later code). If all responses are
+        zero, no branch is active.
 
     Raises:
       ValueError: for another rule.
@@ -60,9 +63,12 @@ def active_branches(
 def covariance(
     responses: Float[ArrayLike, "M N *C"], *, centred: bool = False
 ) -> Float[Array, "M M"]:
-    """F F^T, uncentred as in the paper; `centred` subtracts each branch's mean first.
+    """F F^T, uncentred as in the paper and not divided by the number of examples.
 
-    Source: section 4.1. Not divided by the number of examples.
+    Args:
+      responses: v.
+      centred: subtract each branch's mean first.
+    Source: section 4.1.
     """
     matrix = response_matrix(responses)
     if centred:
@@ -71,10 +77,10 @@ def covariance(
 
 
 def correlation(covariance: Float[Array, "M M"]) -> Float[Array, "M M"]:
-    """c_kl / sqrt(c_kk c_ll), in [-1, 1]; 0 where a branch has no response at all."""
+    """c_kl / sqrt(c_kk c_ll), in [-1, 1]; 0 where a branch does not respond at all."""
     variance = jnp.diagonal(covariance)
     inverse = jnp.where(variance > 0, 1 / jnp.sqrt(_positive(variance)), 0)
-    # Multiplied one factor at a time: the product of two variances may underflow.
+    # One factor at a time: the product of two variances may underflow.
     return jnp.clip(covariance * inverse[:, None] * inverse[None, :], -1, 1)
 
 
@@ -83,8 +89,8 @@ def mean_correlation(
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Mean |rho| over pairs of active branches, and the number of such pairs.
 
-    Returns 0 with a count of 0 where fewer than two branches are active: leave such a
-    network out of an average.
+    With fewer than two active branches both are 0; leave such a network out of
+    averages.
     """
     count = active.sum()
     pairs = count * (count - 1) // 2
@@ -99,13 +105,13 @@ def specialization_index(
 ) -> Float[Array, ""]:
     """S = (M - sum_ij c_ij^2 / sum_i c_ii^2) / (M - 1).
 
-    1 for a diagonal covariance, 0 for identical branches. Alone it shows little: it is
-    near 1 for independent noise and where one branch dwarfs the rest, so compare it
-    with a control. Where it is undefined (M = 1, or no response at all) it is 0, so
-    that an undefined index never counts as specialization.
+    1 for a diagonal covariance, 0 for identical branches. Always compare S with a
+    control: it is also near 1 for independent noise, and where one branch dwarfs the
+    rest. Where S is undefined (M = 1, or no response at all) it is 0, so that it never
+    counts as specialization.
 
     Args:
-      covariance: c; invariant to its scale.
+      covariance: c, up to scale.
       num_branches: M, if the matrix is padded with zeros. Default: its size.
     Source: the authors' later code; not in the paper.
     """
@@ -129,10 +135,11 @@ def region_energy(
 ) -> Float[Array, "M R"]:
     """Mean energy of each branch in each region, for example in each class.
 
-    A mean, so that regions of many and of few examples count alike.
+    A mean, so that a region's weight does not depend on its number of examples.
 
     Args:
-      regions: the region of each example, in 0..R-1; each occurs.
+      responses: v.
+      regions: region of each example, in 0..R-1; every region must occur.
       num_regions: R.
     """
     energy, regions = example_energy(responses), jnp.asarray(regions)
@@ -145,7 +152,8 @@ def active_in_regions(
 ) -> Bool[Array, "M R"]:
     """Which branches are active in which region, by the norm rule within the region.
 
-    With `example_energy` it says which branches are active at each example.
+    Args:
+      energy: from `region_energy`, or `example_energy` for single examples.
     """
     return jax.vmap(_at_least_share_of_largest, (1, None), 1)(
         jnp.sqrt(energy), threshold
@@ -153,10 +161,11 @@ def active_in_regions(
 
 
 def region_entropy(energy: Float[Array, "M R"]) -> Float[Array, " M"]:
-    """Entropy of each branch's energy over regions, relative to the uniform one.
+    """Entropy of each branch's energy over regions, divided by log R.
 
-    0: all energy in one region; 1: spread evenly. 1 also where it is undefined (one
-    region only, or no energy), so that it never counts as specialization.
+    0 if all energy is in one region, 1 if it is spread evenly. Also 1 where it is
+    undefined (a single region, or no energy), so that it never counts as
+    specialization.
     """
     total = energy.sum(1, keepdims=True)
     share = _safe_divide(energy, total)
@@ -170,20 +179,21 @@ def region_entropy(energy: Float[Array, "M R"]) -> Float[Array, " M"]:
 class Specialization(NamedTuple):
     """The measures of one network, scalars; see `measure`.
 
-    Observation numbers are those of section 4. `active_pairs` and `num_active` tell
-    where the two means are undefined and must be left out of an average.
+    Numbers are those of the observations in section 4. Where `num_active` is 0,
+    `entropy` and `silent_share_of_active` are undefined, and where `active_pairs` is 0,
+    `correlation` is: leave them out of averages.
     """
 
-    num_active: Array  # branches active in the run
+    num_active: Array  # branches active over all data
     num_silent: Array  # M - num_active
     index: Array  # S of the covariance
-    entropy: Array  # 1: mean over active branches of their region entropy
-    active_per_region: Array  # 2: mean over regions of (active branches / M)
-    silent_share: Array  # 3: mean over branches of the share of regions it is silent in
-    silent_share_of_active: Array  # the same over the run's active branches alone
-    any_silent: Array  # 4: whether at least one branch is silent in the run
-    correlation: Array  # 5: mean |rho| over pairs of active branches
-    active_pairs: Array  # the number of those pairs
+    entropy: Array  # 1: region entropy, mean over active branches
+    active_per_region: Array  # 2: active branches / M, mean over regions
+    silent_share: Array  # 3: share of regions where a branch is silent, mean over M
+    silent_share_of_active: Array  # the same, mean over active branches
+    any_silent: Array  # 4: whether at least one branch is silent over all data
+    correlation: Array  # 5: |rho|, mean over pairs of active branches
+    active_pairs: Array  # number of those pairs
 
 
 def measure(
@@ -195,19 +205,19 @@ def measure(
     threshold: float = 0.1,
     centred: bool = False,
 ) -> Specialization:
-    """Observations 1 to 5 of one network as numbers, with the index S.
+    """Measures observations 1 to 5 of one network, and the index S.
 
     Args:
       responses: v.
       energy: of each branch in each region; by default every example is a region.
       num_branches: M, if `responses` is padded with branches of zeros.
-      rule, threshold: what counts as active in the run; see `active_branches`.
+      rule, threshold: what counts as active; see `active_branches`.
       centred: centre the covariance behind the index and the correlation.
 
-    No field is ever NaN for finite responses. Source: section 4.
+    No field is NaN for finite responses. Source: section 4.
     """
     m = responses.shape[0] if num_branches is None else num_branches
-    # Every measure is invariant to scale; at this one no square over- or underflows.
+    # All measures are invariant to scale; at this one no square over- or underflows.
     responses = _wide(responses)
     responses = responses / _positive(jnp.abs(responses).max())
     energy = example_energy(responses) if energy is None else jnp.asarray(energy)
@@ -244,16 +254,16 @@ def _at_least_share_of_largest(size, threshold):
 
 
 def _wide(x):
-    """At least float32: squares of shorter floats overflow."""
+    """Casts to at least float32: squares of shorter floats overflow."""
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _positive(x):
-    """Replaces what is not positive by 1: a denominator safe to divide by."""
+    """Replaces values that are not positive by 1: a safe denominator."""
     return jnp.where(x > 0, x, 1)
 
 
 def _safe_divide(numerator, denominator):
-    """The ratio, and 0 where the denominator is not positive."""
+    """The ratio, or 0 where the denominator is not positive."""
     return jnp.where(denominator > 0, numerator / _positive(denominator), 0)

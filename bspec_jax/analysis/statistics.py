@@ -1,20 +1,22 @@
-"""Rates, means and correlations over trials, with 95 % intervals; NumPy, float64."""
+"""Rates, means and rank correlations with 95 % intervals, in NumPy float64."""
 
 import numpy as np
 from scipy import stats
 
-Z95 = 1.959963984540054  # the 97.5 % point of the standard normal
+Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
 
 def rate_interval(outcomes, where=True):
-    """Rate of True along the last axis, and Wilson's 95 % score interval.
+    """Rate of True along the last axis, with Wilson's 95 % score interval.
 
     Args:
       outcomes: booleans, `[..., T]`.
       where: which of them count, `[..., T]`.
 
-    Returns the rate `[...]` (NaN where nothing counts) and its bounds `[..., 2]`, which
-    stay within [0, 1] and are (0, 1) where nothing counts.
+    Returns:
+      The rate, `[...]`, and its bounds, `[..., 2]`, which stay within [0, 1]. Where
+      nothing counts, they are NaN and (0, 1).
+
     Source: Wilson, J. Am. Stat. Assoc. 22 (1927), p. 209.
     """
     outcomes, where = np.broadcast_arrays(np.asarray(outcomes, bool), where)
@@ -31,14 +33,15 @@ def rate_interval(outcomes, where=True):
 
 
 def mean_interval(values, where=True):
-    """Mean along the last axis, and Student's 95 % interval.
+    """Mean along the last axis, with Student's 95 % interval.
 
     Args:
       values: `[..., T]`, independent along the last axis.
       where: which of them count, `[..., T]`; the others may be NaN.
 
-    Returns the mean `[...]` (NaN where nothing counts) and its bounds `[..., 2]`, which
-    are infinite where a single value counts and NaN where none does.
+    Returns:
+      The mean, `[...]`, and its bounds, `[..., 2]`. The bounds are infinite where only
+      one value counts; where none does, everything is NaN.
     """
     values, where = np.broadcast_arrays(np.asarray(values, np.float64), where)
     values = np.where(where, values, 0)
@@ -52,14 +55,17 @@ def mean_interval(values, where=True):
 
 
 def rank_correlation(a, b):
-    """Spearman's correlation of two sequences, and its 95 % interval.
+    """Spearman's rank correlation of two sequences, with its 95 % interval.
 
     Args:
       a, b: `[T]`, finite; equal values share their mean rank.
 
-    Returns NaN and (-1, 1) for fewer than 4 values, or where all of a sequence are
-    equal. Source: Fieller, Hartley and Pearson, Biometrika 44 (1957), p. 470: the
-    inverse hyperbolic tangent has variance 1.06 / (T - 3).
+    Returns:
+      The correlation and its bounds; NaN and (-1, 1) for fewer than 4 values, or if all
+      values of a sequence are equal.
+
+    Source: Fieller, Hartley and Pearson, Biometrika 44 (1957), p. 470: atanh of the
+    correlation has variance 1.06 / (T - 3).
     """
     ranks = [_mean_ranks(np.asarray(values, np.float64)) for values in (a, b)]
     if len(ranks[0]) < 4 or any(r.min() == r.max() for r in ranks):
@@ -71,5 +77,5 @@ def rank_correlation(a, b):
 
 
 def _mean_ranks(values):
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(count) - (count - 1) / 2)[place]
+    _, group, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[group]

@@ -153,8 +153,11 @@ def _observations(
 
     def mean_over_repeats(stage, name_of):
         table = [[measured(stage, name_of(m, r), m) for r in repeats] for m in branches]
-        fields = zip(*(zip(*row, strict=True) for row in table), strict=True)
-        return average(sp.Specialization(*map(np.array, fields)))
+        fields = {
+            field: np.array([[getattr(entry, field) for entry in row] for row in table])
+            for field in sp.Specialization._fields
+        }
+        return average(sp.Specialization(**fields))
 
     stages = {
         "converged": mean_over_repeats("trained", lambda m, r: sums[m, r]["name"]),

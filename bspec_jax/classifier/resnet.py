@@ -1,9 +1,11 @@
 """The slim ResNet-18 of section 6, in its CIFAR form.
 
-branch = adapters.from_linen(ResNet(WIDTHS["paper"], num_classes=10))
-net = sum_of_branches(branch, 16)
-params, state = net.init(key, images)
-f, state = net.apply(params, state, images, train=True)
+    branch = adapters.from_linen(ResNet(WIDTHS["paper"], num_classes=10))
+    net = sum_of_branches(branch, 16)
+    params, state = net.init(key, images)
+    f, state = net.apply(params, state, images, train=True)
+
+Its convolutions are those of `bspec_jax.conv`, which stay fast under vmap.
 """
 
 from collections.abc import Callable, Sequence

@@ -27,7 +27,9 @@ class Pictures(NamedTuple):
     components: Float[np.ndarray, "M S H W C"]
     inputs: Float[np.ndarray, "K S H W C"]
 
-    def with_gain(self, component: int, gain: float) -> Float[np.ndarray, "S H W C"]:
+    def with_gain(
+        self, component: int, gain: float | int
+    ) -> Float[np.ndarray, "S H W C"]:
         """The generated images with another gain of a component; 1 is as generated.
 
         Source: Figures 10, 11, 13 and 14.

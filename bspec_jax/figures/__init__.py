@@ -1,6 +1,6 @@
-"""The paper's figures, drawn from what `results.json` holds; nothing is computed anew.
+"""The paper's figures, drawn from the values in `results.json`; nothing is computed.
 
-Each function takes plain JSON values and returns a matplotlib Figure.
+Each function takes plain JSON values or arrays and returns a matplotlib Figure.
 """
 
 from bspec_jax.figures.applications import (

@@ -7,35 +7,35 @@ from matplotlib.figure import Figure
 
 from bspec_jax.figures.style import COLOURS, floats, picture_grid, styled
 
+PLACES = {"everywhere": "changed everywhere", "inside": "inside the masks"}
+
 
 @styled
 def pictures(rows: Mapping[str, np.ndarray], titles: Sequence[str]) -> Figure:
-    """Rows of images `[S, H, W, C]` in -1..1, by name, with a title of each column."""
+    """Rows of images `[S, H, W, C]` in -1..1, by name; `titles` head the columns."""
     return picture_grid(rows, titles)
 
 
 @styled
 def edit_shares(results: Mapping, names: Mapping[str, str]) -> Figure:
-    """How much of each component's edit falls in the true part, in and out of masks.
+    """Share of each component's edit in the true part, with and without masks.
 
     Args:
-      results: `chance`, and for each source a row for each component.
-      names: what to call each of the sources.
+      results: `chance`, and for each source of components a row per component.
+      names: titles, by source.
     """
     sources = [source for source in names if source in results]
     figure = Figure(figsize=(3.2 * len(sources), 2.6))
     axes = figure.subplots(1, len(sources), squeeze=False, sharey=True)[0]
     for ax, source in zip(axes, sources, strict=True):
         rows = results[source]
-        for i, (place, name) in enumerate(
-            (("everywhere", "changed everywhere"), ("inside", "inside the masks"))
-        ):
+        for i, (place, label) in enumerate(PLACES.items()):
             ax.bar(
                 np.arange(len(rows)) + 0.4 * i - 0.2,
-                [row[place]["mean"] for row in rows],
+                floats([row[place]["mean"] for row in rows]),
                 0.4,
                 color=COLOURS[i],
-                label=name,
+                label=label,
             )
         ax.axhline(results["chance"], color="0.3", linestyle=":", label="chance")
         ax.set(title=names[source], xlabel="component", xticks=range(len(rows)))
@@ -47,17 +47,22 @@ def edit_shares(results: Mapping, names: Mapping[str, str]) -> Figure:
 
 @styled
 def normal_errors(results: Mapping, names: Mapping[str, str]) -> Figure:
-    """Mean angular error of the normals by each shading, with 95 % intervals."""
+    """Mean angular error of the normals from each shading, with 95 % intervals.
+
+    Args:
+      results: `mean` and `interval`, in degrees, by shading.
+      names: labels, by shading.
+    """
     shadings = [name for name in names if name in results]
     means = floats([results[name]["mean"] for name in shadings])
     bounds = floats([results[name]["interval"] for name in shadings])
     figure = Figure(figsize=(5.4, 2.8))
     ax = figure.subplots()
-    place = np.arange(len(shadings))
-    ax.barh(place, means, xerr=np.abs(bounds.T - means), capsize=2)
-    for y, mean in zip(place, means, strict=True):
+    places = np.arange(len(shadings))
+    ax.barh(places, means, xerr=np.abs(bounds.T - means), capsize=2)
+    for y, mean in zip(places, means, strict=True):
         ax.text(0.6, y, f"{mean:.1f}", va="center", color="white", fontsize=8)
-    ax.set_yticks(place, [names[name] for name in shadings])
+    ax.set_yticks(places, [names[name] for name in shadings])
     ax.invert_yaxis()
     ax.set(xlabel="mean angular error of the normals, degrees")
     return figure
@@ -65,24 +70,26 @@ def normal_errors(results: Mapping, names: Mapping[str, str]) -> Figure:
 
 @styled
 def augmentation(results: Mapping, names: Mapping[str, str]) -> Figure:
-    """Accuracies of all trials for each way to augment; lines join those of a seed.
+    """Accuracy of each trial and kind of augmentation; lines join trials of one seed.
 
     Args:
-      results: by the number of labels a class, and then by the way.
+      results: `accuracies` of the trials and their mean `accuracy`, by the number of
+        labels per class, and then by kind.
+      names: labels, by kind.
     """
     figure = Figure(figsize=(4.2 * len(results), 2.8))
     axes = figure.subplots(1, len(results), squeeze=False)[0]
-    for ax, (labels, found) in zip(axes, results.items(), strict=True):
-        ways = [name for name in names if name in found]
-        accuracies = floats([found[name]["accuracies"] for name in ways])
-        place = np.arange(len(ways))
+    for ax, (labels, by_kind) in zip(axes, results.items(), strict=True):
+        kinds = [kind for kind in names if kind in by_kind]
+        accuracies = floats([by_kind[kind]["accuracies"] for kind in kinds])
+        means = floats([by_kind[kind]["accuracy"] for kind in kinds])
+        places = np.arange(len(kinds))
         ax.plot(accuracies, color="0.8", linewidth=0.8, zorder=1)
-        for column in accuracies.T:
-            ax.scatter(place, column, s=14, color=COLOURS[0], zorder=2)
-        means = accuracies.mean(1)
-        ax.scatter(place, means, marker="_", s=500, color=COLOURS[1], zorder=3)
-        ax.set_xticks(place, [names[name] for name in ways], fontsize=8)
-        ax.set(title=f"{labels} labels a class", xlabel="components perturbed")
+        for of_trial in accuracies.T:
+            ax.scatter(places, of_trial, s=14, color=COLOURS[0], zorder=2)
+        ax.scatter(places, means, marker="_", s=500, color=COLOURS[1], zorder=3)
+        ax.set_xticks(places, [names[kind] for kind in kinds], fontsize=8)
+        ax.set(title=f"{labels} labels per class", xlabel="perturbed components")
         ax.margins(x=0.15)
     axes[0].set_ylabel("accuracy on held-out faces")
     return figure

@@ -5,14 +5,14 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
 from bspec_jax.figures.style import COLOURS, styled
 
-PITCH = 0.65  # from a branch to the next, in inches
-DRAWN = 5  # branches that are drawn at most; the others are dots
+PITCH = 0.65  # distance between branches, in inches
+DRAWN = 5  # maximum number of branches drawn; dots stand for the others
 DOTS, RESIDUAL = r"\vdots", "R(x)"
 
 
 @styled
 def architecture(num_branches: int) -> Figure:
-    """The input, M branches of one architecture beside each other, R and the sum."""
+    """The input x, M parallel branches, the residual R, and their sum."""
     names = [f"v_{{{k}}}(x; \\theta_{{{k}}})" for k in range(1, num_branches + 1)]
     if num_branches > DRAWN:
         names = [*names[: DRAWN - 2], DOTS, names[-1]]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bspec_jax.components.pictures import Pictures
 from bspec_jax.figures.style import (
@@ -126,48 +127,75 @@ def stretched(images: np.ndarray) -> np.ndarray:
 
 
 @styled
-def generator_training(curves: Sequence[Mapping]) -> Figure:
-    """Along training: both losses, how the discriminator judges, what is monitored."""
+def generator_training(curves: Sequence[Mapping], energy_shares: np.ndarray) -> Figure:
+    """Losses, discriminator accuracy and monitored measures along training.
+
+    Args:
+      curves: lines of the log; those with "kept" hold what is monitored.
+      energy_shares: of each branch, for each monitored line, `[K, M]`.
+    """
     figure = Figure(figsize=(9.6, 4.6))
     axes = figure.subplots(2, 3)
-    steps = [line["step"] for line in curves]
-    looked = [line for line in curves if "kept" in line]
-    at = [line["step"] for line in looked]
-    for ax, keys, title in (
-        (axes[0, 0], ("generator_loss", "discriminator_loss"), "losses"),
-        (axes[0, 1], ("real_accuracy", "fake_accuracy"), "discriminator right on"),
-    ):
-        for key in keys:
-            ax.plot(steps, [line[key] for line in curves], label=key.split("_")[0])
-        ax.set(title=title, ylim=(0, None))
-        ax.legend()
+    monitored = [line for line in curves if "kept" in line]
+    _curves(axes[0, 0], curves, ("generator_loss", "discriminator_loss"), "loss")
+    _curves(
+        axes[0, 1], curves, ("real_accuracy", "fake_accuracy"), "discriminator accuracy"
+    )
+    steps = [line["step"] for line in monitored]
     for key, label in (("transfer_accuracy", "transfers"), ("kept", "own class kept")):
-        axes[0, 2].plot(at, [line[key] for line in looked], "o-", ms=3, label=label)
-    axes[0, 2].set(title="recognised", ylim=(0, 1.02))
+        rates = [line[key] for line in monitored]
+        axes[0, 2].plot(steps, rates, "o-", ms=3, label=label)
+    axes[0, 2].set(title="share recognised", ylim=(0, 1.02))
     axes[0, 2].legend()
-    axes[1, 0].plot(at, [line["psnr"] for line in looked], "o-", ms=3)
+    axes[1, 0].plot(steps, [line["psnr"] for line in monitored], "o-", ms=3)
     axes[1, 0].set(title="PSNR of re-generation, dB")
-    norms = np.array([line["norms"] for line in looked])
-    shares = norms**2 / (norms**2).sum(1, keepdims=True)
-    lines = axes[1, 1].plot(at, shares, lw=1.2)
-    for k, line in enumerate(lines):
-        place, colour = (at[-1], shares[-1, k]), line.get_color()
-        axes[1, 1].annotate(
-            f" {k}", place, color=colour, fontsize=7, va="center", annotation_clip=False
-        )
-    axes[1, 1].set(title="share of each branch's energy", ylim=(0, None))
-    _residual_panel(axes[1, 2], at, looked)
+    _energy_panel(axes[1, 1], steps, energy_shares)
+    _deviation_panel(axes[1, 2], steps, monitored)
     for ax in axes[1]:
         ax.set_xlabel("step")
     return figure
 
 
-def _residual_panel(ax, steps, looked):
-    ax.plot(steps, [line["residual_std"] for line in looked], "o-", ms=3, label="$R$")
-    ax.plot(steps, [line["image_std"] for line in looked], "k--", lw=0.8, label="$x$")
-    if looked and looked[0]["input_std"]:
-        inputs = np.array([line["input_std"] for line in looked])
-        ax.plot(steps, inputs, color="0.6", lw=0.8)
+def _curves(ax, curves, keys, title):
+    """One curve per key, labelled by its first word."""
+    steps = [line["step"] for line in curves]
+    for key in keys:
+        values = [line[key] for line in curves]
+        ax.plot(steps, values, marker=_marker(steps), label=key.split("_")[0])
+    ax.set(title=title, ylim=(0, None))
+    ax.legend()
+
+
+def _marker(points):
+    return "o" if len(points) == 1 else None  # a single point makes no line
+
+
+def _energy_panel(ax, steps, shares):
+    """Shares of energy, with the branch's number at the end of its curve."""
+    lines = ax.plot(steps, shares, lw=1.2, marker=_marker(steps), ms=3)
+    for k, (line, share) in enumerate(zip(lines, shares[-1], strict=True)):
+        ax.annotate(
+            f" {k}",
+            (steps[-1], share),
+            color=line.get_color(),
+            fontsize=7,
+            va="center",
+            annotation_clip=False,
+        )
+    ax.set(title="each component's share of energy", ylim=(0, None))
+
+
+def _deviation_panel(ax, steps, monitored):
+    """Standard deviations of R, x and, where there are any, of the phi_k."""
+    residual, image = (
+        [line[f"{name}_std"] for line in monitored] for name in ("residual", "image")
+    )
+    marker = _marker(steps)
+    ax.plot(steps, residual, "o-", ms=3, label="$R$")
+    ax.plot(steps, image, "k--", lw=0.8, marker=marker, ms=3, label="$x$")
+    if monitored[0]["input_std"]:
+        inputs = floats([line["input_std"] for line in monitored])
+        ax.plot(steps, inputs, color="0.6", lw=0.8, marker=marker, ms=3)
         ax.plot([], [], color="0.6", lw=0.8, label="$\\varphi_k$")
     room = 1.25  # for the legend: the curves lie anywhere below x
     ax.set(title="standard deviation", ylim=(0, room * ax.get_ylim()[1]))
@@ -176,7 +204,7 @@ def _residual_panel(ax, steps, looked):
 
 @styled
 def component_energy(results: Mapping) -> Figure:
-    """Share of the energy of each component, and the correlations between them."""
+    """Each component's share of energy, and correlations before and after training."""
     figure = Figure(figsize=(9.6, 2.9))
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.2, 1, 1))
     share = floats(results["energy_share"])
@@ -188,27 +216,29 @@ def component_energy(results: Mapping) -> Figure:
     )
     for ax, scores, title in (
         (middle, results["initial"], "correlation, before training"),
-        (right, results, "after"),
+        (right, results, "correlation, after training"),
     ):
         image = ax.imshow(scores["correlation"], cmap=DIVERGING, vmin=-1, vmax=1)
         ax.grid(False)
         ax.set(title=title, xlabel="component")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(image, ax=[middle, right], shrink=0.8)
     return figure
 
 
 @styled
 def transfer_rates(results: Mapping) -> Figure:
-    """How often an image of a class is recognised as what it was to become."""
+    """How often images of a class are recognised as their target class."""
     classes = results["classes"]
     figure = Figure(figsize=(1.1 * len(classes) * 2 + 2.4, 0.8 * len(classes) + 1.0))
     axes = figure.subplots(1, 2)
     for ax, rates, title in (
-        (axes[0], results["rates"], "generated"),
-        (axes[1], results["rates_residual"], "$R$ alone"),
+        (axes[0], results["rates"], "generated: share recognised"),
+        (axes[1], results["rates_residual"], "$R$ alone: share recognised"),
     ):
         _table(ax, floats(rates), classes, classes)
-        ax.set(title=title, xlabel="to become", ylabel="from")
+        ax.set(title=title, xlabel="target class", ylabel="own class")
     return figure
 
 
@@ -228,7 +258,7 @@ def _table(ax, values, rows, columns, **options):
 
 @styled
 def component_scores(results: Mapping) -> Figure:
-    """Which part and which layer of the synthetic faces a component shows."""
+    """Parts and rendered layers of the synthetic faces, by component."""
     parts, layers = results["part_scores"], results["layer_scores"]
     components = [str(k) for k in range(len(results["energy_share"]))]
     figure = Figure(figsize=(9.6, 4.4))
@@ -246,7 +276,7 @@ def component_scores(results: Mapping) -> Figure:
 
 @styled
 def diffusion_spectrum(results: Mapping) -> Figure:
-    """The spectrum S(t) of the learnt diffusion, mean over images and pixels."""
+    """The spectrum S(t) of the learnt diffusion, a mean over images and pixels."""
     figure = Figure(figsize=(4.6, 3.0))
     ax = figure.subplots()
     values = floats(results["spectrum"])

@@ -196,9 +196,9 @@ def classifier_training(curves: Sequence[Mapping], network: str = "main") -> Fig
 
 @styled
 def branch_ablation(
-    points_lost: Sequence[float],
+    points_lost: np.ndarray,
     kept: Sequence[float],
-    alone: Sequence[float],
+    alone: np.ndarray,
     num_active: int,
 ) -> Figure:
     """Accuracy without each branch, and with the largest 1, 2 ... M branches only.

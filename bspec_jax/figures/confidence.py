@@ -60,11 +60,12 @@ def branch_confidence(
     )
     ax.set_yticks(range(0, len(confidence), 1 if len(confidence) <= 16 else 4))
     ax.set(
-        xlabel=f"test examples, {max(counts)} of each class where there are as many",
+        xlabel=f"test examples, up to {max(counts)} of each class",
         ylabel="branch $k$",
         title="Confidence in the true class (red) and in others (blue)",
     )
-    figure.colorbar(image, ax=ax, label="$v_k(x)_y$ less mean over classes", pad=0.01)
+    label = "$v_k(x)_y$ minus mean over classes"
+    figure.colorbar(image, ax=ax, label=label, pad=0.01)
     return figure
 
 
@@ -78,7 +79,7 @@ def most_confident_images(
       blocks: one for each (class, branch), of rows of images: `label`, `branch`,
         `images` `[n, H, W, channels]` (bytes, most confident first), `confidence`
         `[n]`, and `shared`, the number of images also in another branch's block.
-      share: the share of the class's examples that a block has.
+      share: the share of the class that a block shows.
     """
     several = len({block["branch"] for block in blocks}) > 1
     heights = [-(-len(block["images"]) // ROW) for block in blocks]

@@ -6,17 +6,29 @@ import numpy as np
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 
-from bspec_jax.figures.style import COLOURS, DIVERGING, TASK_TITLES, floats, styled
+from bspec_jax.figures.style import (
+    COLOURS,
+    DIVERGING,
+    TASK_TITLES,
+    band,
+    floats,
+    styled,
+)
 
 SPREAD = "median, quartiles, 5 % and 95 %"
-SHOWN_EIGENVALUES = 6  # the Hessian of a toy has rank 4 at most
+SHOWN_EIGENVALUES = 6  # a toy's Hessian has rank 4 at most
 
 
 @styled
 def hessian_heat_maps(title: str, examples: Sequence[Mapping]) -> Figure:
-    """One network's Hessian at the first, a middle and the last stage, in blocks.
+    """One network's block Hessian at the first, a middle and the last stage.
 
     Figure 5, panels 3 and 4, for the classifier's first layer.
+
+    Args:
+      title: task or parameters.
+      examples: one for each stage: "step", "branches", "offdiagonal_ratio" and the
+        "hessian" `[M P, M P]`.
     """
     chosen = [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})]
     figure = Figure(figsize=(3.1 * len(chosen) + 0.9, 3.6))
@@ -48,7 +60,7 @@ def hessian_heat_maps(title: str, examples: Sequence[Mapping]) -> Figure:
     )
     bar.minorticks_off()
     figure.suptitle(
-        f"{title}, $M = {m}$: Hessian of one network, in blocks of the branches",
+        f"{title}, $M = {m}$: block Hessian of one network",
         fontsize=10,
     )
     return figure
@@ -66,7 +78,13 @@ def hessian_ratio(tasks: Mapping) -> Figure:
         quantiles = [s["offdiagonal_ratio_quantiles"] for s in stages]
         _spread(left, steps, quantiles, f"branches: {SPREAD}")
         left.plot(
-            steps, floats(control), "--", color="0.4", label="regrouped at random: mean"
+            steps,
+            floats(control),
+            "--",
+            marker="o",
+            ms=3,
+            color="0.4",
+            label="regrouped at random: mean",
         )
         m = data["branches"][-1]
         left.set(
@@ -81,7 +99,7 @@ def hessian_ratio(tasks: Mapping) -> Figure:
         for stage, name, label, colour, style in lines:
             values = stage["measures"][name]
             low, high = floats(values["interval"]).T
-            right.fill_between(data["branches"], low, high, color=colour, alpha=0.2)
+            band(right, data["branches"], low, high, colour)
             right.plot(
                 data["branches"],
                 floats(values["mean"]),
@@ -98,14 +116,15 @@ def hessian_ratio(tasks: Mapping) -> Figure:
         )
         right.legend(fontsize=7)
     figure.suptitle(
-        "How much of the Hessian lies outside the branches' own blocks", fontsize=10
+        "Norm of the off-diagonal blocks of the Hessian, relative to the diagonal ones",
+        fontsize=10,
     )
     return figure
 
 
 @styled
 def hessian_eigenvalues(tasks: Mapping) -> Figure:
-    """The largest eigenvalue against 2 / learning rate, and whole spectra."""
+    """The largest eigenvalue against 2 / learning rate, and the whole spectrum."""
     figure = Figure(figsize=(8.2, 2.9 * len(tasks) + 0.3))
     grid = figure.subplots(len(tasks), 2, squeeze=False)
     for (left, right), (task, data) in zip(grid, tasks.items(), strict=True):
@@ -148,7 +167,7 @@ def hessian_eigenvalues(tasks: Mapping) -> Figure:
 
 @styled
 def hessian_index(tasks: Mapping) -> Figure:
-    """The off-diagonal ratio of each network against its index S, start and end."""
+    """Each network's off-diagonal ratio against its index S, at the start and end."""
     figure = Figure(figsize=(4.2 * len(tasks), 3.3))
     row = figure.subplots(1, len(tasks), squeeze=False)[0]
     for ax, (task, data) in zip(row, tasks.items(), strict=True):
@@ -179,7 +198,11 @@ def hessian_index(tasks: Mapping) -> Figure:
 
 @styled
 def gradient_factors(tasks: Mapping) -> Figure:
-    """Section 8: how much of each factor of the gradient is below a threshold."""
+    """Section 8: the share of each factor of the gradient below a threshold.
+
+    At the start (dotted) and at the end; the grey line marks the threshold of the
+    verdict.
+    """
     figure = Figure(figsize=(4.2 * len(tasks), 3.7))
     row = figure.subplots(1, len(tasks), squeeze=False)[0]
     names = {
@@ -211,7 +234,7 @@ def gradient_factors(tasks: Mapping) -> Figure:
 
 
 def _spread(ax, steps, quantiles, label):
-    """Five quantiles along training, on a logarithmic axis on which 0 has a place."""
+    """Five quantiles along training, on a logarithmic axis that includes step 0."""
     lowest, low, median, high, highest = floats(quantiles).T
     ax.fill_between(steps, lowest, highest, color=COLOURS[0], alpha=0.15)
     ax.fill_between(steps, low, high, color=COLOURS[0], alpha=0.3)

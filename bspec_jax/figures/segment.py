@@ -1,67 +1,79 @@
-"""Figures of the segmentation by components: 12 and 21, and the IoU of each choice.
+"""Figures of the segmentation by components: 12 and 21, and the scores of each choice.
 
-`shown` holds arrays of a few images: images `[S, H, W, C]` in -1..1; pictures of the
-steps and masks `[S, H, W]`.
+They show a few images `[S, H, W, C]` in -1..1, and their masks `[S, H, W]`.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
 from bspec_jax.figures.style import COLOURS, floats, picture_grid, styled
 
-FOUND = np.array([1.0, -0.7, -0.7])  # the colour of a mask
-TRUE = np.array([-0.8, 1.0, 1.0])  # of the outline of what is to be found
-OPACITY = 0.55
+MASK_COLOUR = np.array([1.0, -0.7, -0.7])  # red
+TRUTH_COLOUR = np.array([-0.8, 1.0, 1.0])  # cyan
+OPACITY = 0.55  # of masks
+
+Images = Float[np.ndarray, "S H W C"]
+Masks = Bool[np.ndarray, "S H W"]
 
 
 @styled
 def segmentations(
-    shown: Mapping[str, np.ndarray], rows: Mapping[str, str], titles: Sequence[str]
+    images: Images,
+    masks: Mapping[str, Masks],
+    titles: Sequence[str],
+    truth: Masks | None = None,
 ) -> Figure:
-    """Figure 12: images, and masks laid over them (red; the truth outlined in cyan).
+    """Figure 12: images, and masks laid over them.
 
     Args:
-      rows: the name of the masks in `shown`, for each row's name.
+      masks: by name, a row each; red.
+      titles: of the images.
+      truth: outlined in cyan.
     """
-    images, truth = shown["images"], shown.get("truth")
-    overlays = {
-        name: overlaid(images, shown[masks], truth) for name, masks in rows.items()
-    }
-    return picture_grid({"image $x$": images, **overlays}, titles)
+    rows = {name: overlaid(images, of_row, truth) for name, of_row in masks.items()}
+    return picture_grid({"image $x$": images, **rows}, titles)
 
 
 @styled
 def segmentation_steps(
-    shown: Mapping[str, np.ndarray], titles: Sequence[str]
+    arrays: Mapping[str, np.ndarray], titles: Sequence[str]
 ) -> Figure:
-    """Figure 21: the steps from the components to the pair of parts, a column each."""
-    images, truth = shown["images"], shown.get("truth")
+    """Figure 21: the steps from the components to the pair of parts, a row each.
+
+    Args:
+      arrays: images `images`; scalar images in 0..1 `located` and `segmented`; the
+        initial `surface` in -1..1; masks `inside` the border and of the `pairs`, and
+        the `truth` where it is known.
+      titles: of the images.
+    """
+    images = arrays["images"]
     rows = {
         "image $x$": images,
-        "surface's components": 2 * shown["located"][..., None] - 1,
-        "initial surface": shown["surface"][..., None],
-        "image to segment": 2 * shown["segmented"][..., None] - 1,
-        "Chan-Vese": overlaid(images, shown["inside"]),
-        "pairs": overlaid(images, shown["masks"], truth),
+        "surface components": 2 * arrays["located"][..., None] - 1,
+        "initial surface": arrays["surface"][..., None],
+        "image to segment": 2 * arrays["segmented"][..., None] - 1,
+        "Chan-Vese": overlaid(images, arrays["inside"]),
+        "pairs": overlaid(images, arrays["pairs"], arrays.get("truth")),
     }
     return picture_grid(rows, titles)
 
 
 def overlaid(
-    images: np.ndarray, masks: np.ndarray, truth: np.ndarray | None = None
-) -> np.ndarray:
-    """Images in colour, `[S, H, W, 3]`, with masks and the outlines of the truth."""
+    images: Images, masks: Masks, truth: Masks | None = None
+) -> Float[np.ndarray, "S H W 3"]:
+    """Images in colour with masks laid over them, and the outlines of the truth."""
     colour = np.broadcast_to(images, (*images.shape[:3], 3)).copy()
-    colour[masks] = (1 - OPACITY) * colour[masks] + OPACITY * FOUND
+    colour[masks] = (1 - OPACITY) * colour[masks] + OPACITY * MASK_COLOUR
     if truth is not None:
-        colour[_outline(truth)] = TRUE
+        colour[_outline(truth)] = TRUTH_COLOUR
     return colour
 
 
 def _outline(masks):
-    """The pixels just outside."""
+    """The pixels just outside the masks."""
     padded = np.pad(masks, ((0, 0), (1, 1), (1, 1)))
     neighbours = (
         padded[:, 2:, 1:-1]
@@ -74,23 +86,33 @@ def _outline(masks):
 
 @styled
 def segmentation_scores(results: Mapping, names: Mapping[str, str]) -> Figure:
-    """IoU of every choice of components on held-out images, by class, with intervals.
+    """IoU of each method on held-out images, by class, with 95 % intervals.
 
     Args:
-      names: what to call each of `results["methods"]`.
+      results: of experiments.segment, with a ground truth.
+      names: names in the legend, by method.
     """
-    figure = Figure(figsize=(6.4, 2.9))
+    figure = Figure(figsize=(6.4, 3.2))
     ax = figure.subplots()
-    groups = results["classes"]
+    classes = results["classes"]
     width = 0.8 / len(names)
     for i, (method, name) in enumerate(names.items()):
-        scores = [results["methods"][method]["by_class"][group] for group in groups]
+        by_class = results["methods"][method]["by_class"]
+        scores = [by_class[class_name] for class_name in classes]
         means = floats([score["iou"] for score in scores])
         bounds = floats([score["iou_interval"] for score in scores])
-        place = np.arange(len(groups)) + (i - (len(names) - 1) / 2) * width
-        error = np.abs(bounds.T - means)
-        ax.bar(place, means, width, yerr=error, label=name, color=COLOURS[i], capsize=2)
+        places = np.arange(len(classes)) + (i - (len(names) - 1) / 2) * width
+        ax.bar(
+            places,
+            means,
+            width,
+            yerr=np.abs(bounds.T - means),
+            label=name,
+            color=COLOURS[i],
+            capsize=2,
+        )
     ax.set(ylim=(0, 1), ylabel=f"IoU of {results['part']}")
-    ax.set_xticks(range(len(groups)), groups)
-    ax.legend(ncols=2, loc="upper center")
+    ax.set_xticks(range(len(classes)), classes)
+    # Above the axes: bars may reach the top.
+    figure.legend(loc="outside upper center", ncols=2)
     return figure

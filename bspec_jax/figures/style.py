@@ -1,4 +1,4 @@
-"""What all figures share: the style, the colours, and how JSON numbers are read."""
+"""Style, colours and helpers that the figures share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -26,11 +26,11 @@ STYLE = {
 COLOURS = STYLE["axes.prop_cycle"].by_key()["color"]
 TASK_TITLES = {"toy1": "Toy 1", "toy2": "Toy 2"}
 DIVERGING = "RdBu_r"
-CELL = 0.62  # inches of a picture in a grid
+CELL = 0.62  # side of a picture in a grid, in inches
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draws under this module's style, whatever the caller's settings are."""
+    """Decorates a drawing function to use `STYLE` rather than the caller's settings."""
 
     @wraps(draw)
     def wrapper(*args, **kwargs):
@@ -41,13 +41,13 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def text_colour(background: tuple[float, float, float, float]) -> str:
-    """White or black, whichever can be read on the colour."""
+    """White or black, whichever is legible on the colour."""
     red, green, blue, _ = background
     return "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
 
 
 def floats(values) -> np.ndarray:
-    """JSON numbers as floats; null becomes NaN, which is not drawn."""
+    """JSON numbers as floats; null becomes NaN, which matplotlib does not draw."""
     return np.array(values, float)
 
 
@@ -55,6 +55,14 @@ def frame(ax):
     """Frames an image, without a grid over its pixels."""
     ax.grid(False)
     ax.spines[["top", "right"]].set_visible(True)
+
+
+def band(ax, x, low, high, color, alpha=0.2):
+    """An interval around a line; a bar where the line is a single point."""
+    if len(x) == 1:
+        ax.vlines(x, low, high, color=color, alpha=0.6)
+    else:
+        ax.fill_between(x, low, high, color=color, alpha=alpha, lw=0)
 
 
 def class_axis(ax, classes):
@@ -73,7 +81,13 @@ def class_axis(ax, classes):
 def picture_grid(
     rows: Mapping[str, Sequence | np.ndarray], titles: Sequence[str] = (), title=None
 ):
-    """Pictures in -1..1 in rows with names; what is not a number is left blank."""
+    """A grid of pictures with values in -1..1, in named rows; NaN is left blank.
+
+    Args:
+      rows: pictures `[H, W, C]` by the name of their row.
+      titles: of the columns.
+      title: of the figure.
+    """
     width = max(len(row) for row in rows.values())
     height = CELL * len(rows) + (0.25 if titles else 0) + (0.3 if title else 0)
     figure = Figure(figsize=(CELL * width + 1.2, height))

@@ -1,4 +1,4 @@
-"""Figures of the toys: 2, 3 and 4, and the phase diagram."""
+"""Figures of the toys: Figures 2, 3 and 4, and the phase diagram."""
 
 from collections.abc import Mapping
 
@@ -12,21 +12,22 @@ from bspec_jax.figures.style import (
     COLOURS,
     DIVERGING,
     TASK_TITLES,
+    band,
     floats,
     styled,
     text_colour,
 )
 
 DYNAMICS_TITLES = {
-    "typical": "each point is answered by one branch, the other is silent there",
+    "typical": "one branch responds to each point, the other is silent there",
     "rare_takeover": "both branches are silent at a point until one takes it over",
-    "rare_shared": "both branches answer the same point",
+    "rare_shared": "both branches respond to the same point",
 }
 
 
 @styled
 def toy_dynamics(example: Mapping, kind: str) -> Figure:
-    """Figure 2: responses of the two branches at each point along training."""
+    """Figure 2: response of the two branches to each point along training."""
     steps, responses = np.array(example["steps"]), np.array(example["responses"])
     figure = Figure(figsize=(7.2, 2.9))
     axes = figure.subplots(1, responses.shape[1], sharey=True)
@@ -43,7 +44,8 @@ def toy_dynamics(example: Mapping, kind: str) -> Figure:
     task = TASK_TITLES[example["task"]]
     figure.suptitle(
         f"{task}, $M = 2$: {DYNAMICS_TITLES[kind]}\n"
-        f"trial {example['trial']}; {100 * example['share']:.0f} % of trials are so",
+        f"trial {example['trial']}; {100 * example['share']:.0f} % of trials are of this "
+        "kind",
         fontsize=10,
     )
     return figure
@@ -56,7 +58,7 @@ def toy_success(tasks: Mapping) -> Figure:
     ax = figure.subplots()
     for colour, (task, data) in zip(COLOURS, tasks.items(), strict=False):
         low, high = np.array(data["success_interval"]).T
-        ax.fill_between(data["branches"], low, high, color=colour, alpha=0.2, lw=0)
+        band(ax, data["branches"], low, high, colour)
         ax.plot(
             data["branches"],
             data["success_rate"],
@@ -66,7 +68,7 @@ def toy_success(tasks: Mapping) -> Figure:
             label=f"{TASK_TITLES[task]} ({data['trials']} trials each)",
         )
     ax.set(
-        title="Capacity grows with the number of branches",
+        title="Success rate against the number of branches",
         xlabel="number of branches $M$",
         ylabel="success rate (95 % interval)",
         ylim=(min(0.4, ax.get_ylim()[0]), 1.02),
@@ -77,16 +79,19 @@ def toy_success(tasks: Mapping) -> Figure:
 
 @styled
 def toy_covariances(data: Mapping) -> Figure:
-    """Figure 3 right: covariance matrices F F^T of several trials, one colour scale."""
-    matrices = np.array(data["matrices"], float)
-    rows, columns = 2, (len(matrices) + 1) // 2
+    """Figure 3 right: covariance matrices F F^T of several trials, one colour scale.
+
+    Diverged trials, whose matrices are null, are left out.
+    """
+    matrices = floats(data["matrices"])
+    shown = np.flatnonzero(np.isfinite(matrices).all((1, 2)))
+    rows, columns = 2, (len(shown) + 1) // 2
     figure = Figure(figsize=(1.35 * columns + 0.9, 3.5))
     grid = figure.subplots(rows, columns, squeeze=False)
-    limit = np.nanmax(np.abs(matrices), initial=1e-12)
-    for i, ax in enumerate(grid.flat):
-        if i >= len(matrices):
-            ax.axis("off")
-            continue
+    limit = np.abs(matrices[shown]).max(initial=1e-12)
+    for ax in grid.flat[len(shown) :]:
+        ax.axis("off")
+    for i, ax in zip(shown, grid.flat, strict=False):
         image = ax.imshow(matrices[i], cmap=DIVERGING, vmin=-limit, vmax=limit)
         failed = "" if data["converged"][i] else " (failed)"
         ax.set_title(f"trial {i}{failed}", fontsize=8)
@@ -97,8 +102,8 @@ def toy_covariances(data: Mapping) -> Figure:
     figure.supxlabel("branch $l$", fontsize=9)
     figure.supylabel("branch $k$", fontsize=9)
     figure.suptitle(
-        f"{TASK_TITLES[data['task']]}, $M = {data['branches']}$: few branches respond, "
-        "with generally low covariance",
+        f"{TASK_TITLES[data['task']]}, $M = {data['branches']}$: covariance of the "
+        f"branches in {len(shown)} trials",
         fontsize=10,
     )
     return figure
@@ -106,7 +111,7 @@ def toy_covariances(data: Mapping) -> Figure:
 
 @styled
 def toy_responses(data: Mapping) -> Figure:
-    """Figure 4 left and middle: the responses of all branches, for two trials."""
+    """Figure 4 left and middle: the response of every branch, a row per trial."""
     examples = data["examples"]
     figure = Figure(figsize=(8.6, 2.9 * len(examples)))
     grid = figure.subplots(len(examples), 2, squeeze=False, width_ratios=(1.5, 1))
@@ -125,7 +130,7 @@ def toy_responses(data: Mapping) -> Figure:
         num_branches = len(responses)
         left.set(
             title=f"trial {example['trial']}: {example['num_active']} of "
-            f"{num_branches} branches are active",
+            f"{num_branches} branches active",
             xlabel="branch $k$",
             ylabel="point $x_j$",
             xticks=range(0, num_branches, 2),
@@ -135,8 +140,7 @@ def toy_responses(data: Mapping) -> Figure:
         figure.colorbar(image, ax=left, label="$v_k(x_j)$", pad=0.01)
         _response_curves(right, data, example)
     figure.suptitle(
-        f"{TASK_TITLES[data['task']]}: a few branches share the work, the rest is "
-        "silent",
+        f"{TASK_TITLES[data['task']]}: response of every branch after training",
         fontsize=10,
     )
     return figure
@@ -144,17 +148,13 @@ def toy_responses(data: Mapping) -> Figure:
 
 def _response_curves(ax, data, example):
     """v_k(x) between the points: active branches in colour, the sum in black."""
-    x = np.linspace(min(data["x"]) - 0.4, max(data["x"]) + 0.4, 400)
-    w, b = np.array(example["w"])[:, None], np.array(example["b"])[:, None]
-    v = w * x + b
-    v = np.where(v >= 0, v, example["negative_slope"] * v)
-    norms = np.linalg.norm(example["responses"], axis=1)
-    active = norms >= 0.1 * norms.max()
+    curves, active = example["curves"], np.array(example["active"])
+    x, v = np.array(curves["x"]), np.array(curves["responses"])
     ax.plot(x, v[~active].T, color="0.75", lw=0.8)
     ax.plot([], [], color="0.75", lw=0.8, label=f"{(~active).sum()} silent")
     for colour, k in zip(COLOURS[1:] * 4, np.flatnonzero(active), strict=False):
         ax.plot(x, v[k], color=colour, label=f"branch {k}")
-    ax.plot(x, v.sum(0), color="black", lw=1, ls="--", label="sum $f$")
+    ax.plot(x, curves["total"], color="black", lw=1, ls="--", label="sum $f$")
     ax.plot(data["x"], data["y"], "o", color="black", ms=4, label="targets")
     ax.set(xlabel="$x$", ylabel="response $v_k(x)$")
     ax.legend(fontsize=7, loc="upper center", ncols=2)
@@ -171,19 +171,20 @@ def toy_active(tasks: Mapping, overlay: Mapping, learning_rate: float) -> Figure
             runs.append((overlay["learning_rate"], overlay["tasks"][task], "--"))
         for rate, run, style in runs:
             m = run["branches"]
-            bounds = np.array(run["mean_active_interval"], float).T
-            label = f"{TASK_TITLES[task]}, step {rate:g}"
-            left.fill_between(m, *bounds, color=colour, alpha=0.15, lw=0)
-            left.plot(m, floats(run["mean_active"]), style, color=colour, label=label)
-            right.plot(m, floats(run["mean_silent"]), style, color=colour, label=label)
+            look = {"color": colour, "ls": style, "marker": "o", "ms": 2.5}
+            look["label"] = f"{TASK_TITLES[task]}, step {rate:g}"
+            low, high = floats(run["mean_active_interval"]).T
+            band(left, m, low, high, colour, alpha=0.15)
+            left.plot(m, floats(run["mean_active"]), **look)
+            right.plot(m, floats(run["mean_silent"]), **look)
     left.set(
-        title="The number of active branches stays almost constant",
+        title="Active branches",
         xlabel="number of branches $M$",
         ylabel="mean active branches (95 % interval)",
         ylim=(0, None),
     )
     right.set(
-        title="so that silent branches grow with $M$",
+        title="Silent branches",
         xlabel="number of branches $M$",
         ylabel="mean silent branches",
     )
@@ -195,30 +196,28 @@ def toy_active(tasks: Mapping, overlay: Mapping, learning_rate: float) -> Figure
 def toy_phase(task: str, data: Mapping) -> Figure:
     """Success, active branches and their growth with M over the grid of a phase run.
 
-    Rows: success at the largest M; mean active branches there; that mean over the mean
-    at the smallest M (observation 6 asks for at most 1.5). Columns: slopes.
+    Rows: success at the largest M; mean active branches there; that mean over the one
+    at a quarter of M, if the run has one, in white at the threshold of observation 6.
+    Columns: slopes.
     """
-    axes, branches = data["axes"], data["branches"]
-    active = floats(data["mean_active"])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        growth = active[-1] / active[0]
-    top, low = branches[-1], branches[0]
+    axes, top = data["axes"], data["branches"][-1]
+    success, active = (floats(data[k])[-1] for k in ("success_rate", "mean_active"))
+    highest = np.nanmax(active, initial=1)
     maps = [
-        (floats(data["success_rate"])[-1], f"success, $M = {top}$", "viridis", None),
-        (active[-1], f"active branches, $M = {top}$", "magma", None),
+        (success, f"success, $M = {top}$", "viridis", Normalize(0, 1)),
+        (active, f"active branches, $M = {top}$", "magma", Normalize(0, highest)),
     ]
-    if len(branches) > 1:
-        norm = TwoSlopeNorm(1.5, 0.5, max(top / low, 1.6))
-        label = f"active at $M = {top}$ / at $M = {low}$"
-        maps.append((growth, label, DIVERGING, norm))
+    if growth := data["active_growth"]:
+        low, threshold = growth["branches"][0], growth["threshold"]
+        norm = TwoSlopeNorm(threshold, 0.5, max(top / low, threshold + 0.1))
+        label = f"active, $M = {top}$ / $M = {low}$"
+        maps.append((floats(growth["ratio"]), label, DIVERGING, norm))
     slopes = axes["negative_slope"]
     figure = Figure(figsize=(2.35 * len(slopes) + 1.3, 2.1 * len(maps) + 0.6))
     grid = figure.subplots(
         len(maps), len(slopes), squeeze=False, sharex=True, sharey=True
     )
     for row, (values, label, cmap, norm) in zip(grid, maps, strict=True):
-        high = 1 if label.startswith("success") else np.nanmax(values, initial=1)
-        norm = norm or Normalize(0, high)
         for ax, image in zip(row, values, strict=True):
             _heat_map(ax, image, axes, cmap, norm)
         row[0].set_ylabel("initial scale")
@@ -227,8 +226,8 @@ def toy_phase(task: str, data: Mapping) -> Figure:
         top_ax.set_title(f"negative slope {slope:g}")
         bottom_ax.set_xlabel("learning rate")
     figure.suptitle(
-        f"{TASK_TITLES[task]}: where the number of active branches is constant (blue "
-        f"below), and where it grows with $M$ (red); {data['trials']} trials a cell",
+        f"{TASK_TITLES[task]}: success and active branches, {data['trials']} trials "
+        "per cell",
         fontsize=10,
     )
     return figure
@@ -240,7 +239,7 @@ def _heat_map(ax, image, axes, cmap, norm):
     rates, scales = axes["learning_rate"], axes["init_scale"]
     ax.set_xticks(range(len(rates)), [f"{v:g}" for v in rates], rotation=90, fontsize=7)
     ax.set_yticks(range(len(scales)), [f"{v:g}" for v in scales], fontsize=7)
-    ax.set_facecolor("0.9")  # where every trial diverged
+    ax.set_facecolor("0.9")  # shows where every trial diverged
     for (i, j), value in np.ndenumerate(image):
         if not np.isfinite(value):
             ax.text(j, i, "div.", ha="center", va="center", fontsize=5)

@@ -79,7 +79,7 @@ def monitor(
 def make_pictures(
     model: ClassTransfer, params: Tree, examples: Split, num_classes: int
 ) -> Pictures:
-    """Decomposes a few images, and transfers each to every class."""
+    """Decomposes images, and transfers each to every class."""
     x, labels = to_signed(examples.images), examples.labels
     return _to_pictures(
         x,

@@ -166,7 +166,7 @@ def to_signed(
     return images.astype(np.float32) / 127.5 - 1
 
 
-def to_bytes(x: Float[Array, "..."]) -> UInt8[Array, "..."]:
+def to_bytes(x: Float[Array | np.ndarray, "..."]) -> UInt8[Array, "..."]:
     """-1..1 to bytes, clipped."""
     return jnp.round(jnp.clip(127.5 * (x + 1), 0, 255)).astype(jnp.uint8)
 

@@ -98,67 +98,72 @@ def training(model: ClassTransfer, module: Discriminator, recipe: Recipe) -> Tra
     optimizer = optax.adam(recipe.learning_rate, *BETAS)
     gradients = _gradients(*_losses(model, module, recipe), recipe.accumulate)
 
-    def init(key, images, labels):
-        keys = jax.random.split(key)
-        x = to_signed(images)
-        generator = model.init(keys[0], x, labels)
-        discriminator = module.init(keys[1], x)
-        return TrainState(
-            jnp.zeros((), int),
-            generator,
-            discriminator,
-            jax.tree.map(jnp.copy, generator),
-            optimizer.init(generator),
-            optimizer.init(discriminator),
-        )
-
-    def draw(key, images, labels):
-        """Augmented images, their classes and their target classes."""
-        keys = jax.random.split(key, 3)
-        x = to_signed(images)
-        if recipe.flip:
-            x = random_flip(keys[0], x)
-        if recipe.crop:
-            x = random_resized_crop(keys[1], x, recipe.crop)
-        targets = jax.random.randint(keys[2], labels.shape, 0, module.num_classes)
-        return x, labels, targets
-
     def step(state, key, images, labels, penalise):
-        batch = draw(jax.random.fold_in(key, state.step), images, labels)
+        key = jax.random.fold_in(key, state.step)
+        batch = _draw(key, images, labels, recipe, module.num_classes)
         to_generator, to_discriminator, log = gradients(state, batch, penalise)
         updates, generator_opt = optimizer.update(to_generator, state.generator_opt)
         # p is applied M + 1 times: at the branches' rate, R drifts off.
         velocity = optax.tree.scale(recipe.velocity_rate, updates["velocity"])
-        updates["velocity"] = velocity
-        generator = optax.apply_updates(state.generator, updates)
+        generator = optax.apply_updates(
+            state.generator, {**updates, "velocity": velocity}
+        )
         updates, discriminator_opt = optimizer.update(
             to_discriminator, state.discriminator_opt
         )
-        discriminator = optax.apply_updates(state.discriminator, updates)
-        # A shorter average at first, or the initial values would weigh too much.
-        decay = jnp.minimum(recipe.average, (1 + state.step) / (10 + state.step))
-        average = jax.tree.map(
-            lambda old, new: decay * old + (1 - decay) * new, state.average, generator
-        )
-        log |= {
-            "generator_gradient_norm": optax.tree.norm(to_generator),
-            "discriminator_gradient_norm": optax.tree.norm(to_discriminator),
-        }
         state = TrainState(
             state.step + 1,
             generator,
-            discriminator,
-            average,
+            optax.apply_updates(state.discriminator, updates),
+            _running_average(state, generator, recipe.average),
             generator_opt,
             discriminator_opt,
         )
-        return state, log
+        return state, log | {
+            "generator_gradient_norm": optax.tree.norm(to_generator),
+            "discriminator_gradient_norm": optax.tree.norm(to_discriminator),
+        }
 
     # `init` runs once; optimised, it would take longer to compile than to run.
     once = {"xla_backend_optimization_level": 0}
     return Training(
-        jax.jit(init, compiler_options=once),
+        jax.jit(partial(_initial, model, module, optimizer), compiler_options=once),
         jax.jit(step, donate_argnums=0, static_argnums=4),
+    )
+
+
+def _initial(model, module, optimizer, key, images, labels) -> TrainState:
+    keys = jax.random.split(key)
+    x = to_signed(images)
+    generator = model.init(keys[0], x, labels)
+    discriminator = module.init(keys[1], x)
+    return TrainState(
+        jnp.zeros((), int),
+        generator,
+        discriminator,
+        jax.tree.map(jnp.copy, generator),
+        optimizer.init(generator),
+        optimizer.init(discriminator),
+    )
+
+
+def _draw(key, images, labels, recipe, num_classes):
+    """Augmented images in -1..1, their classes and their target classes."""
+    keys = jax.random.split(key, 3)
+    x = to_signed(images)
+    if recipe.flip:
+        x = random_flip(keys[0], x)
+    if recipe.crop:
+        x = random_resized_crop(keys[1], x, recipe.crop)
+    return x, labels, jax.random.randint(keys[2], labels.shape, 0, num_classes)
+
+
+def _running_average(state, generator, decay):
+    """The average over steps, with `generator` as its newest member."""
+    # A shorter average at first, or the initial values would weigh too much.
+    decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    return jax.tree.map(
+        lambda old, new: decay * old + (1 - decay) * new, state.average, generator
     )
 
 

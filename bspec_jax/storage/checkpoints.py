@@ -1,10 +1,11 @@
-"""Checkpoints of a network, by Orbax: steps of trees beside a specification in JSON.
+"""Orbax checkpoints of a network, with the JSON specification that rebuilds it.
 
-    FOLDER/network.json            the specification that rebuilds the network
+    FOLDER/network.json            specification of the network
     FOLDER/<step>/model            parameters and state
-    FOLDER/<step>/training         what only resuming the training needs
+    FOLDER/<step>/training         needed only to resume training
 
-A step is written beside its place and then renamed: it is complete or absent.
+A step is written to a temporary folder and then renamed, so that it is either complete
+or absent.
 """
 
 import dataclasses
@@ -25,12 +26,12 @@ from bspec_jax.storage.errors import UserError
 from bspec_jax.storage.files import read_json, write_json
 
 SPEC = "network.json"
-KEPT = 2  # latest steps, besides step 0
+KEPT = 2  # latest steps that are kept, besides step 0
 
 
 @runtime_checkable
 class Spec(Protocol):
-    """A frozen dataclass that rebuilds a network; `KIND` names what it is of."""
+    """A frozen dataclass that specifies a network; `KIND` names the kind of network."""
 
     KIND: ClassVar[str]
 
@@ -39,16 +40,16 @@ SomeSpec = TypeVar("SomeSpec")  # a class as `Spec`
 
 
 def write_spec(folder: Path, spec: Spec) -> None:
-    """Writes the specification of a folder's network."""
+    """Writes the specification of the network in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SPEC, {"kind": spec.KIND, **dataclasses.asdict(spec)})
 
 
 def read_spec(folder: Path, kind: type[SomeSpec]) -> SomeSpec:
-    """Reads what `write_spec` wrote; lists become tuples.
+    """Reads a specification that `write_spec` wrote; lists become tuples.
 
     Raises:
-      UserError: if it is missing, damaged or of another kind of network.
+      UserError: if it is missing, damaged, or of another kind of network.
     """
     saved = read_json(folder / SPEC, "network")
     if saved.pop("kind", None) != kind.KIND:
@@ -61,57 +62,62 @@ def read_spec(folder: Path, kind: type[SomeSpec]) -> SomeSpec:
 
 
 def save(folder: Path, step: int, **parts: Any) -> None:
-    """Writes the trees `parts` as one step; of earlier ones 0 and the latest stay."""
+    """Writes trees as one step, and keeps step 0 and the `KEPT` latest steps."""
     items = {name: ocp.args.StandardSave(tree) for name, tree in parts.items()}
     with _manager(folder) as manager:
         manager.save(step, args=ocp.args.Composite(**items), force=True)
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps in a folder, ascending; none if there is no such folder."""
+    """The steps in a folder, ascending; empty if there is no such folder."""
     if not folder.is_dir():
         return []
-    # Named by digits alone: what was not finished has a longer name.
+    # Only digits: the names of unfinished steps have a suffix.
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
 
 
 def last_step(folder: Path) -> int:
-    """The newest step in a folder; 0 without any."""
+    """The newest step in a folder; 0 if there is none."""
     return max(steps(folder), default=0)
 
 
 def restore(folder: Path, step: int, **like: Any) -> list[Any]:
-    """The trees of a step, of the structure, shapes and types of `like`, in its order.
+    """Reads trees of a step, in the order of `like`, onto the default device.
 
-    They come to this process's first device, whatever device they were saved from.
+    Args:
+      like: by name, trees of the same structure, shapes and types.
 
     Raises:
-      UserError: if the step is missing, damaged or of another network.
+      UserError: if the step is missing, damaged, or of another network.
     """
-    path = folder / str(step)
-    if not path.is_dir():
-        raise UserError(f"no checkpoint at {path}")
-    with _stray_errors_ignored():
-        try:
-            with ocp.StandardCheckpointer() as reader:
-                return [
-                    _read(reader, (path / name).resolve(), tree)
-                    for name, tree in like.items()
-                ]
-        except Exception as error:  # Orbax and TensorStore raise many kinds
-            reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-    raise UserError(
-        f"the checkpoint {path} is damaged or of another network; delete it and resume "
-        f"from the one before ({reason})"
-    )
+    with _reader(folder / str(step)) as reader:
+        return [
+            _read(reader, (folder / str(step) / name).resolve(), tree)
+            for name, tree in like.items()
+        ]
+
+
+def saved_shapes(folder: Path, step: int, name: str) -> Any:
+    """Shapes and types of the tree `name` of a step: a `like` for any network.
+
+    Raises:
+      UserError: if the step is missing or damaged.
+    """
+    with _reader(folder / str(step)) as reader:
+        saved = reader.metadata((folder / str(step) / name).resolve())
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+            saved.item_metadata.tree,
+        )
 
 
 def find(path: Path | str, network: str) -> tuple[Path, int]:
-    """The folder and the step that `path` means.
+    """The network's folder and the step that a path refers to.
 
     Args:
-      path: a run's folder (then its last step of `network`), a network's folder in it
-        (its last step), or one step.
+      path: a run's folder or a network's folder in it, for the last step; or the folder
+        of one step.
+      network: name of the network in a run's folder.
 
     Raises:
       UserError: if there is no checkpoint.
@@ -120,10 +126,10 @@ def find(path: Path | str, network: str) -> tuple[Path, int]:
     if path.name.isdigit() and (path.parent / SPEC).exists():
         return path.parent, int(path.name)
     folder = path if (path / SPEC).exists() else path / "checkpoints" / network
-    found = steps(folder)
-    if not found:
+    available = steps(folder)
+    if not available:
         raise UserError(f"no checkpoint in {folder}")
-    return folder, found[-1]
+    return folder, available[-1]
 
 
 def _manager(folder: Path) -> ocp.CheckpointManager:
@@ -139,12 +145,33 @@ def _manager(folder: Path) -> ocp.CheckpointManager:
 
 
 @contextmanager
+def _reader(path: Path) -> Iterator[ocp.StandardCheckpointer]:
+    """A reader of the step at `path`; turns every error into a UserError."""
+    if not path.is_dir():
+        raise UserError(f"no checkpoint at {path}")
+    with _stray_errors_ignored():
+        try:
+            with ocp.StandardCheckpointer() as reader:
+                yield reader
+                return
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
+    raise UserError(
+        f"the checkpoint {path} is damaged or of another network; delete it and resume "
+        f"from the previous one ({reason})"
+    )
+
+
+@contextmanager
 def _stray_errors_ignored() -> Iterator[None]:
-    """Where a read fails, Orbax drops the others, whose errors Python would print."""
+    """Silences errors of the reads that Orbax abandons when one of them fails.
+
+    Nobody awaits them, so that Python would print their errors.
+    """
     hook = sys.unraisablehook
 
     def ignore(caught):
-        if issubclass(caught.exc_type, KeyboardInterrupt):  # see run.command_line
+        if issubclass(caught.exc_type, KeyboardInterrupt):  # see runs.command_line
             hook(caught)
 
     sys.unraisablehook = ignore
@@ -156,7 +183,7 @@ def _stray_errors_ignored() -> Iterator[None]:
 
 
 def _read(reader: ocp.StandardCheckpointer, path: Path, like: Any) -> Any:
-    # By way of NumPy, since the device that they were saved from need not exist here.
+    # Via NumPy, because the device that saved the arrays need not exist here.
     read = reader.restore(
         path, jax.tree.map(lambda leaf: np.empty((), leaf.dtype), like)
     )

@@ -1,7 +1,6 @@
-"""Files of a run: JSON, named arrays and lines of metrics, whole or not at all.
+"""The files of a run: JSON, named arrays and lines of metrics.
 
-A JSON number that is not finite is written as null. Files are replaced whole, never
-left half written.
+Files are replaced atomically. JSON numbers that are not finite are written as null.
 """
 
 import json
@@ -18,7 +17,7 @@ from bspec_jax.storage.errors import UserError
 
 
 def to_json(value: Any) -> Any:
-    """Plain JSON values: arrays become lists, numbers that are not finite null."""
+    """Converts to JSON values; arrays become lists, numbers not finite become null."""
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -32,9 +31,10 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Writes JSON whole or not at all."""
-    text = json.dumps(to_json(data), indent=1, allow_nan=False)
+def write_json(path: Path, data: Any, *, compact: bool = False) -> None:
+    """Writes a JSON file atomically; a `compact` one is a single line."""
+    style = {"separators": (",", ":")} if compact else {"indent": 1}
+    text = json.dumps(to_json(data), allow_nan=False, **style)
     partial = path.with_suffix(".partial")
     partial.write_text(text + "\n")
     partial.replace(path)
@@ -43,8 +43,11 @@ def write_json(path: Path, data: Any) -> None:
 def read_json(path: Path, what: str) -> dict:
     """Reads a JSON object.
 
+    Args:
+      what: what the file holds, for the message if it is missing.
+
     Raises:
-      UserError: if the file is missing or damaged; `what` says what was looked for.
+      UserError: if the file is missing or damaged.
     """
     try:
         data = json.loads(path.read_text())
@@ -60,7 +63,7 @@ def read_json(path: Path, what: str) -> dict:
 def save_arrays(
     path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False
 ) -> None:
-    """Writes named arrays as .npz, whole or not at all."""
+    """Writes named arrays to an .npz file atomically."""
     partial = path.with_suffix(".partial.npz")
     save = np.savez_compressed if compressed else np.savez
     save(partial, **arrays)
@@ -68,12 +71,12 @@ def save_arrays(
 
 
 def shortened(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same with floats of two bytes, which are enough for pictures."""
+    """The arrays with floats as float16, which is enough for pictures."""
     return _with_floats(arrays, np.float16)
 
 
 def widened(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same with floats of four bytes."""
+    """The arrays with floats as float32."""
     return _with_floats(arrays, np.float32)
 
 
@@ -87,12 +90,14 @@ def _with_floats(arrays, dtype):
 def load_arrays(
     path: Path, like: Mapping[str, np.ndarray | None] | None = None
 ) -> dict[str, np.ndarray]:
-    """Reads arrays of the names and shapes of `like` that `save_arrays` wrote.
+    """Reads arrays that `save_arrays` wrote.
 
-    None stands for any shape, and without `like` for all that there are.
+    Args:
+      like: the expected arrays by name; None for one of any shape. By default all
+        arrays in the file are read.
 
     Raises:
-      UserError: if the file is damaged, or holds other arrays.
+      UserError: if the file is damaged or holds other arrays.
     """
     try:
         with np.load(path) as saved:
@@ -106,13 +111,17 @@ def load_arrays(
 
 
 def append_metrics(workdir: Path, record: Mapping[str, Any]) -> None:
-    """Adds one line to metrics.jsonl."""
+    """Appends one line to metrics.jsonl."""
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(to_json(record), allow_nan=False) + "\n")
 
 
 def keep_metrics(workdir: Path, keep: Callable[[dict], bool]) -> None:
-    """Drops the other lines of metrics.jsonl: those a resumed run will write again."""
+    """Drops lines of metrics.jsonl that a resumed run will write again.
+
+    Args:
+      keep: whether to keep a line, given its record.
+    """
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return
@@ -123,7 +132,7 @@ def keep_metrics(workdir: Path, keep: Callable[[dict], bool]) -> None:
 
 
 def read_metrics(workdir: Path) -> list[dict]:
-    """The lines of metrics.jsonl; none if there is no such file yet."""
+    """The records in metrics.jsonl; empty if there is no such file yet."""
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return []

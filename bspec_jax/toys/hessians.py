@@ -126,9 +126,10 @@ def measure(
 
 
 def _columns(trials: Trials) -> _Networks:
-    (num_branches,) = sizes = np.unique(trials.num_branches)
+    sizes = np.unique(trials.num_branches)
     if len(sizes) != 1:
         raise ValueError(f"the networks must have one M, got {sizes.tolist()}")
+    (num_branches,) = sizes
     narrow = (trials.w[:num_branches], trials.b[:num_branches], trials.x, trials.y)
     columns = (np.ascontiguousarray(column.T) for column in narrow)
     return _Networks(*columns, trials.negative_slope)

@@ -13,7 +13,7 @@ from bspec_jax.analysis.observations import OBSERVATIONS, average, quarter_index
 from bspec_jax.analysis.specialization import Specialization, measure
 from bspec_jax.analysis.statistics import rate_interval
 from bspec_jax.toys.sweeps import MEASURE_ELEMENTS, Trials
-from bspec_jax.toys.tasks import toy_network
+from bspec_jax.toys.tasks import Scalar, toy_network
 
 
 def trial_responses(trials: Trials) -> Float[np.ndarray, "T W N"]:
@@ -91,8 +91,8 @@ def measure_means(trials: Trials, shape: tuple[int, ...]) -> dict[str, dict]:
     Args:
       shape: of the table without its trial axis.
 
-    Keys are the fields of `Specialization`, values `{"mean": shape, "interval": [*shape,
-    2]}`.
+    Keys are the fields of `Specialization`; values are `{"mean": shape, "interval":
+    [*shape, 2]}`.
     """
     measured = measure_trials(trials)
     table = Specialization(*(values.reshape(*shape, -1) for values in measured))
@@ -138,7 +138,7 @@ class Curves(NamedTuple):
 def response_curves(
     w: Float[np.ndarray, " M"],
     b: Float[np.ndarray, " M"],
-    negative_slope: float,
+    negative_slope: Scalar,
     low: float,
     high: float,
 ) -> Curves:

@@ -48,7 +48,7 @@ def record(
     ratio, index = largest.offdiagonal_ratio, largest.index
     counted = largest.defined & np.isfinite(ratio)
     rho, rho_interval = rank_correlation(ratio[counted], index[counted])
-    measures = by_branches.values()
+    measures = list(by_branches.values())
     return {
         "step": step,
         "measures": {name: means(measures, name) for name in AVERAGED},

@@ -1,39 +1,49 @@
-"""The synthetic faces that `experiments.applications` measures on, decomposed."""
+"""The images that `experiments.applications` scores on: rendered, and decomposed."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from bspec_jax import generator
-from bspec_jax.data import faces
-from bspec_jax.generator.network import Trained, to_signed
-from experiments.class_transfer_data import balanced, ground_truth, labels_of_faces
+from bspec_jax.analysis.statistics import mean_interval
+from bspec_jax.data import sources
+from bspec_jax.data.faces import Face
+from bspec_jax.data.images import Part, Source, of_classes
+from bspec_jax.data.selection import balanced
+from bspec_jax.generator import GeneratorSpec, Trained, to_signed
+from bspec_jax.storage.errors import UserError
+
+BLURS = (0.5, 1.0, 2.0, 4.0, 8.0)  # pixels; candidate widths of the blur as baseline
 
 
-class Faces(NamedTuple):
-    """Some faces with their ground truth, and what the generator makes of them.
+class Examples(NamedTuple):
+    """Images with a ground truth, and what a generator makes of them.
 
-    indices: of the split, among the faces of the generator's classes.
-    x: in -1..1.
-    truth: all that they were rendered from.
-    generated: f. residual: R.
-    stacks: components by source: `responses` v_k and, where a diffusion makes them,
-        `inputs` phi_k.
+    part: that they belong to.
+    indices: `[N]`, in the part.
+    x: `[N, H, W, C]` in -1..1.
+    labels: `[N]`, indices of the generator's classes.
+    truth: what they were rendered from.
+    generated: f, `[N, H, W, C]`.
+    residual: R, `[N, H, W, C]`.
+    stacks: components `[M, N, H, W, C]` by source: `responses` v_k and, where a
+        diffusion makes them, `inputs` phi_k.
     """
 
-    classes: tuple[str, ...]
-    split: str
-    indices: np.ndarray
-    x: np.ndarray
-    labels: np.ndarray
-    truth: faces.Face
-    generated: np.ndarray
-    residual: np.ndarray
-    stacks: dict[str, np.ndarray]
+    part: Part
+    indices: Int[np.ndarray, " N"]
+    x: Float[np.ndarray, "N H W C"]
+    labels: Int[np.ndarray, " N"]
+    truth: Face
+    generated: Float[np.ndarray, "N H W C"]
+    residual: Float[np.ndarray, "N H W C"]
+    stacks: dict[str, Float[np.ndarray, "M N H W C"]]
 
-    def of(self, index: np.ndarray) -> "Faces":
-        """Some of them."""
+    def select(self, index: Int[np.ndarray, " K"]) -> "Examples":
+        """The examples at `index`."""
         return self._replace(
             indices=self.indices[index],
             x=self.x[index],
@@ -44,37 +54,57 @@ class Faces(NamedTuple):
             stacks={name: stack[:, index] for name, stack in self.stacks.items()},
         )
 
-    def without(self, part: str) -> np.ndarray:
-        """The same faces rendered without a part, in -1..1."""
-        size = self.x.shape[1]
-        return as_input(
-            ground_truth(self.classes, self.split, self.indices, size, [part])
-        )
+    def without(self, removed: str) -> Float[np.ndarray, "N H W C"]:
+        """The same images rendered without a part of the face, in -1..1."""
+        return as_input(self.part.ground_truth(self.indices, [removed]))
 
-    def seen(self) -> np.ndarray:
-        """Where there is a face and no background, `[N, H, W]`."""
+    def foreground(self) -> Bool[np.ndarray, "N H W"]:
+        """The pixels of any part, which have normals."""
         return np.any(list(self.truth.masks.values()), 0)
 
 
-def load(trained: Trained, split: str, count: int, seed: int) -> Faces:
-    """About `count` faces of a split, as many of each class."""
-    classes = tuple(trained.description["classes"])
-    labels = labels_of_faces(classes, split)
+def rendered_source(checkpoint: Path, spec: GeneratorSpec) -> Source:
+    """The data set and classes of a generator, if they have a ground truth.
+
+    Raises:
+      UserError: if they have none.
+    """
+    try:
+        source = sources.find(spec.dataset or "", None, spec.image_shape[0])
+    except UserError:  # files that are not here: rendered images need none
+        source = None
+    if source is None or source.train.ground_truth is None:
+        raise UserError(
+            f"{checkpoint} was trained on {spec.dataset or 'unknown data'}, which has "
+            "no ground truth to score applications by: train a generator on the "
+            "synthetic faces"
+        )
+    return of_classes(source, spec.classes)
+
+
+def draw_examples(trained: Trained, part: Part, count: int, seed: int) -> Examples:
+    """About `count` random examples, equally many of each class, class by class."""
+    labels = part.labels()
     indices = balanced(labels, count, seed)
     indices = indices[np.argsort(labels[indices], kind="stable")]
     labels = labels[indices]
-    size = trained.description["image_shape"][0]
-    truth = ground_truth(classes, split, indices, size)
+    truth = part.ground_truth(indices)
     x = as_input(truth)
     own = generator.decompose(trained.model, trained.params, x, labels)
     stacks = {"responses": own.components}
     if own.inputs is not None:
         stacks["inputs"] = own.inputs
-    return Faces(
-        classes, split, indices, x, labels, truth, own.image, own.residual, stacks
-    )
+    return Examples(part, indices, x, labels, truth, own.image, own.residual, stacks)
 
 
-def as_input(face: faces.Face) -> np.ndarray:
-    """Rendered images as the generator reads them: bytes, in -1..1."""
+def as_input(face: Face) -> Float[np.ndarray, "N H W C"]:
+    """Rendered images as a generator reads them: rounded to bytes, in -1..1."""
     return to_signed(np.round(255 * face.image).astype(np.uint8))
+
+
+def mean_over_images(values: Float[np.ndarray, " N"]) -> dict:
+    """Mean and 95 % interval over images with a finite value, and their number."""
+    values = np.asarray(values, np.float64)
+    finite = np.isfinite(values)
+    mean, interval = mean_interval(np.where(finite, values, 0), finite)
+    return {"mean": mean, "interval": interval, "images": int(finite.sum())}

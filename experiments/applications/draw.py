@@ -1,24 +1,28 @@
-"""The figures of the applications, of a few held-out faces.
+"""The figures of `experiments.applications`, of a few held-out images.
 
-`save` keeps the faces and their components; `draw` recombines them by the gains that
-results.json holds.
+`save_examples` keeps the images and their components; `draw` recombines them by the
+gains in results.json, so that --component can choose another edit to show.
 """
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 from bspec_jax import figures, runs
+from bspec_jax.components.pairs import Masks
 from bspec_jax.components.recombination import perturb_components, recombine, remainder
+from bspec_jax.data.selection import first_of_each
 from bspec_jax.storage import files
-from experiments import applications_analysis as analysis
-from experiments.applications_augmentation import NONE, OTHERS, of_another
-from experiments.applications_data import Faces
-from experiments.class_transfer_data import first_of_each
+from experiments.applications import shape
+from experiments.applications.augmentation import NONE, OTHERS, components_of_kind
+from experiments.applications.config import Config
+from experiments.applications.data import Examples
+from experiments.applications.filtering import REMOVABLE, changed_pixels
 
-SHOWN = 2  # faces of each class
-FILE = "faces.npz"
+SHOWN = 2  # images of each class
+ARRAYS_FILE = "faces.npz"
 SOURCES = {"responses": "$v_k$", "inputs": r"$\varphi_k$"}
-WAYS = {NONE: "no components", **SOURCES, OTHERS: "$v_k$ of another"}
+KINDS = {NONE: "none", **SOURCES, OTHERS: "another's $v_k$"}
 SHADINGS = {
     "flat": "nothing (flat)",
     "image": "the image",
@@ -30,109 +34,110 @@ SHADINGS = {
     "light": "the true light",
 }
 
+Arrays = dict[str, np.ndarray]
 
-def save(config, results: dict, test: Faces, masks: np.ndarray | None) -> None:
-    """Saves what the figures show, in short floats."""
+
+def save_examples(
+    config: Config, results: dict, test: Examples, masks: Masks | None
+) -> None:
+    """Saves what the figures show, in float16."""
     index = first_of_each(test.labels, SHOWN)
-    few = test.of(index)
-    shown = {"labels": few.labels, "x": few.x, **few.stacks}
+    few = test.select(index)
+    arrays = {"labels": few.labels, "x": few.x, **few.stacks}
     if masks is not None:
-        shown |= {"masks": masks[index], "truth": few.truth.masks[config.part]}
+        arrays |= {"masks": masks[index], "truth": few.truth.masks[config.part]}
     if "filtering" in results:
-        shown |= {f"without_{p}": few.without(p) for p in analysis.REMOVABLE}
+        arrays |= {f"without_{part}": few.without(part) for part in REMOVABLE}
     if "shape" in results:
-        shown |= {"normals": few.truth.normals, "seen": few.seen()}
-        for name, candidates in analysis.shadings(few).items():
-            normals = analysis.normals_by(results["shape"][name], candidates)
-            shown[f"normals_{name}"] = normals
-    files.save_arrays(config.workdir / FILE, files.shortened(shown))
+        arrays |= {"normals": few.truth.normals, "foreground": few.foreground()}
+        for name, candidates in shape.shadings(few).items():
+            normals = shape.fitted_normals(results["shape"][name], candidates)
+            arrays[f"normals_{name}"] = normals
+    files.save_arrays(config.workdir / ARRAYS_FILE, files.shortened(arrays))
 
 
-def draw(config, results: dict) -> dict:
+def draw(config: Config, results: dict) -> dict[str, Figure]:
     """The figures of finished results, by file name."""
-    shown = files.widened(files.load_arrays(config.workdir / FILE))
-    titles = [results["classes"][label] for label in shown["labels"]]
+    arrays = files.widened(files.load_arrays(config.workdir / ARRAYS_FILE))
+    titles = [results["classes"][label] for label in arrays["labels"]]
     drawn, rows = {}, {}
     if "editing" in results:
-        rows["editing"] = edits(config, results, shown)
+        rows["editing"] = edited_rows(config, results, arrays)
         drawn["editing_shares"] = figures.edit_shares(results["editing"], SOURCES)
     if "filtering" in results:
-        for part in analysis.REMOVABLE:
-            rows[f"filtering_{part}"] = removals(results["filtering"], part, shown)
+        for part in REMOVABLE:
+            rows[f"filtering_{part}"] = filtered_rows(results, part, arrays)
     if "shape" in results:
-        rows["shape"] = surfaces(shown)
+        rows["shape"] = normal_rows(arrays)
         drawn["shape_errors"] = figures.normal_errors(results["shape"], SHADINGS)
     if "augmentation" in results:
-        rows["augmentation_faces"] = perturbed(results, shown)
-        drawn["augmentation"] = figures.augmentation(results["augmentation"], WAYS)
-    grids = {name: figures.pictures(of, titles) for name, of in rows.items()}
+        rows["augmentation_faces"] = perturbed_rows(results, arrays)
+        drawn["augmentation"] = figures.augmentation(results["augmentation"], KINDS)
+    grids = {name: figures.pictures(grid, titles) for name, grid in rows.items()}
     return grids | drawn
 
 
-def edits(config, results: dict, shown: dict) -> dict:
-    """Rows of the faces, their masks, and one component with another gain."""
+def edited_rows(config: Config, results: dict, arrays: Arrays) -> Arrays:
+    """Rows of the images, of their masks, and with another gain of one component."""
     rows = {
-        "image $x$": shown["x"],
-        "masks": figures.overlaid(shown["x"], shown["masks"], shown["truth"]),
+        "image $x$": arrays["x"],
+        "masks": figures.overlaid(arrays["x"], arrays["masks"], arrays["truth"]),
     }
     gain = results["config"]["gain"]
-    for source in sources(shown):
+    for source in sources(arrays):
         shares = [row["everywhere"]["mean"] for row in results["editing"][source]]
         runs.check_components(config, len(shares), ("component",))
         k = int(np.argmax(shares)) if config.component is None else config.component
         gains = np.ones(len(shares), np.float32)
         gains[k] = gain
-        rest = remainder(shown["x"], shown[source])
+        rest = remainder(arrays["x"], arrays[source])
         name = SOURCES[source].replace("k", str(k))
-        for place, region in (("everywhere", None), ("in the masks", shown["masks"])):
-            edited = recombine(rest, shown[source], gains, region)
+        for place, region in (("everywhere", None), ("in the masks", arrays["masks"])):
+            edited = recombine(rest, arrays[source], gains, region)
             rows[f"{gain:g} times {name} {place}"] = edited
     return rows
 
 
-def removals(results: dict, part: str, shown: dict) -> dict:
-    """Rows of the faces, the same rendered without a part, and filtered."""
-    x, wanted = shown["x"], shown[f"without_{part}"]
-    rows = {"image $x$": x, f"without {part}": wanted}
-    for source in sources(shown):
-        rest = remainder(x, shown[source])
-        for place in ("everywhere", "inside"):
-            row = results[part]["methods"][f"{source}_{place}"]
-            region = analysis.changed(x, wanted) if place == "inside" else None
-            gains = np.array(row["gains"], np.float32)
-            name = f"{SOURCES[source]} attenuated" + (
-                "" if region is None else " there"
-            )
-            rows[name] = recombine(rest, shown[source], gains, region)
+def filtered_rows(results: dict, part: str, arrays: Arrays) -> Arrays:
+    """Rows of the images, rendered without a part, and with attenuated components."""
+    x, target = arrays["x"], arrays[f"without_{part}"]
+    methods = results["filtering"][part]["methods"]
+    rows = {"image $x$": x, f"without {part}": target}
+    for source in sources(arrays):
+        rest = remainder(x, arrays[source])
+        name = f"{SOURCES[source]} attenuated"
+        for place, suffix in (("everywhere", ""), ("inside", " there")):
+            region = changed_pixels(x, target) if place == "inside" else None
+            gains = np.array(methods[f"{source}_{place}"]["gains"], np.float32)
+            rows[name + suffix] = recombine(rest, arrays[source], gains, region)
     return rows
 
 
-def surfaces(shown: dict) -> dict:
-    """Rows of the faces, and normals (right, down, towards the viewer) as colours."""
-    rows = {"image $x$": shown["x"]}
-    normals = {"normals": "true normals"}
-    normals |= {f"normals_{key}": f"from {name}" for key, name in SHADINGS.items()}
-    for key, name in normals.items():
-        if key in shown:
-            rows[name] = np.where(shown["seen"][..., None], shown[key], 1)
-    return rows
+def normal_rows(arrays: Arrays) -> Arrays:
+    """Rows of the images, and of normals (right, down, to the viewer) as colours."""
+    names = {"normals": "true normals"}
+    names |= {f"normals_{key}": f"from {name}" for key, name in SHADINGS.items()}
+    foreground = arrays["foreground"][..., None]
+    rows = {
+        name: np.where(foreground, arrays[key], 1)
+        for key, name in names.items()
+        if key in arrays
+    }
+    return {"image $x$": arrays["x"], **rows}
 
 
-def perturbed(results: dict, shown: dict) -> dict:
-    """Rows of the faces, and with components perturbed."""
+def perturbed_rows(results: dict, arrays: Arrays) -> Arrays:
+    """Rows of the images, and with perturbed components."""
     scale = results["config"]["scale"]
-    rows = {"image $x$": shown["x"]}
-    for way in (*sources(shown), OTHERS):
-        components = shown["responses" if way == OTHERS else way]
-        if way == OTHERS:
-            components = of_another(components, shown["labels"])
-        rest = remainder(shown["x"], components)
-        rows[WAYS[way]] = perturb_components(
-            jax.random.key(results["config"]["seed"]), rest, components, scale
-        )
+    key = jax.random.key(results["config"]["seed"])
+    rows = {"image $x$": arrays["x"]}
+    for kind in (*sources(arrays), OTHERS):
+        components = components_of_kind(arrays, arrays["labels"], kind)
+        rest = remainder(arrays["x"], components)
+        rows[KINDS[kind]] = perturb_components(key, rest, components, scale)
     return rows
 
 
-def sources(of: dict) -> list[str]:
-    """The sources of components that are there."""
-    return [source for source in SOURCES if source in of]
+def sources(named: dict) -> list[str]:
+    """The sources of components that are among the keys."""
+    return [source for source in SOURCES if source in named]

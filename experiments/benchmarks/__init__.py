@@ -1,1 +1,1 @@
-"""Benchmarks: every speed that is quoted anywhere comes from a module here."""
+"""Benchmarks, a module each; every speed quoted anywhere comes from one of them."""

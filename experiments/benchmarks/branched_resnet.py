@@ -1,22 +1,22 @@
-"""Speed of training the branched slim ResNet: here, by plain vmap, and in PyTorch.
+"""Speed of training the branched slim ResNet: this project, plain vmap, and PyTorch.
 
     pip install -e ".[bench]"
     python -m experiments.benchmarks.branched_resnet
 
 One training step (SGD with momentum, the loss of section 6, 32 px, the paper's widths)
-from the same initial parameters, in six forms: this project; the same with XLA's own
-convolution under vmap; with that, and a Python loop over the branches in place of vmap;
-and PyTorch with grouped convolutions, grouped and channels last, and branch by branch.
-Each form and M runs in a process of its own, for its peak memory, one after another.
-Plain vmap is given fewer images, being so slow. Takes about 15 minutes on 2 cores.
+from the same initial parameters, in six forms: this project; XLA's own convolution
+under vmap; XLA's own convolution in a Python loop over the branches; and PyTorch with
+grouped convolutions, with grouped convolutions in channels-last layout, and branch by
+branch. Every form and M runs in a process of its own, one after another, so that peak
+memory can be measured. Plain vmap is so slow that it gets fewer images. Takes about 15
+minutes on 2 cores.
 """
 
 import dataclasses
 import multiprocessing
-import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from importlib.util import find_spec
 from typing import ClassVar, Literal, get_args
 
 import jax
@@ -26,23 +26,21 @@ import numpy as np
 from bspec_jax import runs
 from bspec_jax.adapters import from_linen
 from bspec_jax.branching import BranchedNetwork, sum_of_branches
-from bspec_jax.classifier.network import Pixels
+from bspec_jax.classifier import Pixels
 from bspec_jax.classifier.resnet import WIDTHS, ResNet
 from bspec_jax.classifier.training import Recipe, Training, training
 from bspec_jax.conv import conv_general_dilated
 from experiments.benchmarks.measuring import (
     command_flags,
-    main_of_forms,
     median_seconds,
     process,
+    require,
+    run_forms,
 )
-
-if not find_spec("torch"):
-    sys.exit('this benchmark needs PyTorch: pip install -e ".[bench]"')
 
 NAME = "benchmark_branched_resnet"
 Form = Literal["here", "plain_vmap", "unrolled", "grouped", "channels_last", "loop"]
-TORCH = ("grouped", "channels_last", "loop")
+JAX_FORMS = ("here", "plain_vmap", "unrolled")
 OPTIONS = {"learning_rate": 1e-3, "weight_decay": 5e-4}
 PIXELS = Pixels(np.float32([0.5] * 3), np.float32([0.25] * 3))
 
@@ -51,56 +49,47 @@ PIXELS = Pixels(np.float32([0.5] * 3), np.float32([0.25] * 3))
 class Config(runs.RunConfig):
     """Flags of the branched ResNet's benchmark."""
 
-    COUNTS: ClassVar = ("branches", "batch_size", "slow_batch_size", "repeats")
+    COUNTS: ClassVar = (
+        "branches",
+        "batch_size",
+        "slow_batch_size",
+        "image_size",
+        "repeats",
+    )
 
     form: Form | None = None
-    """Form to time alone, at the first of --branches. Default: all, each in a process
-    of its own."""
+    """Single form to time, with the first of --branches. Default: all forms, each in a
+    process of its own."""
     branches: tuple[int, ...] = (1, 4, 16, 32)
     """Numbers of branches M."""
     batch_size: int = 128
-    """Images of a step."""
+    """Images per step."""
     slow_batch_size: int = 8
-    """The same for plain vmap from M = 4 on."""
+    """Images per step for plain vmap from M = 4 on."""
     image_size: int = 32
-    """Pixels, each way."""
+    """Side of the images, in pixels."""
     repeats: int = 5
-    """Steps of each form, of which the median counts."""
+    """Timed steps per form; the median counts."""
 
     def check(self) -> None:
         super().check()
+        if self.form not in JAX_FORMS:
+            require("torch")
 
 
 def time_form(config: Config) -> dict:
-    """One form at the first M: images/s, compilation and the first losses."""
+    """Images/s of one form with the first M, compilation time, and all losses."""
     rng = np.random.default_rng(config.seed)
     m, size = config.branches[0], config.image_size
     slow = config.form == "plain_vmap" and m >= 4
     batch = config.slow_batch_size if slow else config.batch_size
     images = rng.integers(0, 256, (config.batch_size, size, size, 3), np.uint8)[:batch]
     labels = rng.integers(0, 10, config.batch_size)[:batch]
-    if config.form in TORCH:
-        from experiments.benchmarks import branched_resnet_torch
-
-        # Initialised in a process of its own, whose memory does not count.
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            params = pool.submit(initial_params, config).result()
-        work = branched_resnet_torch.step(
-            params, images, labels, PIXELS, OPTIONS, config.form
-        )
-    else:
-        train = training_of(config)
-        state = train.init(jax.random.key(config.seed), jnp.asarray(images[:1]))
-        data = jnp.asarray(images), jnp.asarray(labels), np.arange(batch)
-
-        def work():
-            nonlocal state
-            state, log = train.step(state, jax.random.key(0), *data)
-            return float(log["loss"])
-
+    make = _jax_step if config.form in JAX_FORMS else _torch_step
+    step = make(config, images, labels)
     losses = []
-    first = median_seconds(lambda: losses.append(work()), 1)
-    seconds = median_seconds(lambda: losses.append(work()), config.repeats)
+    first = median_seconds(lambda: losses.append(step()), 1)
+    seconds = median_seconds(lambda: losses.append(step()), config.repeats)
     return {
         "branches": m,
         "batch_size": batch,
@@ -108,6 +97,30 @@ def time_form(config: Config) -> dict:
         "compilation_seconds": first - seconds,
         "losses": losses,
     }
+
+
+def _jax_step(config: Config, images, labels) -> Callable[[], float]:
+    train = training_of(config)
+    state = train.init(jax.random.key(config.seed), jnp.asarray(images[:1]))
+    data = jnp.asarray(images), jnp.asarray(labels), np.arange(len(images))
+
+    def step():
+        nonlocal state
+        state, log = train.step(state, jax.random.key(0), *data)
+        return float(log["loss"])
+
+    return step
+
+
+def _torch_step(config: Config, images, labels) -> Callable[[], float]:
+    from experiments.benchmarks.peers import branched_resnet
+
+    # Initialised in another process, so that JAX's memory does not count.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        params = pool.submit(initial_params, config).result()
+    return branched_resnet.training_step(
+        params, images, labels, PIXELS, OPTIONS, config.form
+    )
 
 
 def training_of(config: Config) -> Training:
@@ -118,12 +131,13 @@ def training_of(config: Config) -> Training:
     network = sum_of_branches(from_linen(module), config.branches[0])
     if config.form == "unrolled":
         single = sum_of_branches(from_linen(module), 1)
-        network = network._replace(responses=partial(looped, single, network))
+        network = network._replace(responses=partial(_looped, single, network))
     recipe = Recipe(1, crop_padding=0, flip=False, **OPTIONS)
-    return training(network, recipe, PIXELS, total_steps=10**6)  # a constant rate
+    # So many steps that the learning rate is constant.
+    return training(network, recipe, PIXELS, total_steps=10**6)
 
 
-def looped(single: BranchedNetwork, network: BranchedNetwork, params, state, x, **kw):
+def _looped(single: BranchedNetwork, network: BranchedNetwork, params, state, x, **kw):
     """Responses by a Python loop over the branches."""
     branches = [
         single.responses(
@@ -135,14 +149,14 @@ def looped(single: BranchedNetwork, network: BranchedNetwork, params, state, x, 
 
 
 def initial_params(config: Config) -> dict:
-    """The parameters that every form starts from, NumPy."""
+    """The initial parameters of every form, as NumPy arrays."""
     image = jnp.zeros((1, config.image_size, config.image_size, 3), jnp.uint8)
     state = training_of(config).init(jax.random.key(config.seed), image)
     return jax.device_get(state.params)
 
 
 def compare(config: Config) -> dict:
-    """All forms at each M, each in a process of its own, one after another."""
+    """All forms with every M, each in a process of its own."""
     names = ("seed", "batch_size", "slow_batch_size", "image_size", "repeats")
     words = command_flags(config, names)
     module = "experiments.benchmarks.branched_resnet"
@@ -159,7 +173,7 @@ def compare(config: Config) -> dict:
         for item in forms.values():
             speed = item["images_per_second"]
             item["times_as_fast"] = speed / here["images_per_second"]
-            # Of the losses of all steps, from the same images and parameters.
+            # Losses compare only if the steps used the same images.
             item["difference"] = None
             if item["batch_size"] == here["batch_size"]:
                 item["difference"] = max(
@@ -185,7 +199,7 @@ def report(results: dict) -> None:
 
 
 def main(config: Config) -> None:
-    main_of_forms(config, NAME, time_form, compare, report)
+    run_forms(config, NAME, time_form, compare, report)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
-"""Speed of the batched Chan-Vese, against scikit-image's for one image after another.
+"""Speed of the batched Chan-Vese segmentation, compared with scikit-image's.
 
     python -m experiments.benchmarks.chan_vese
 
-Many synthetic faces (their value, of hue, saturation, value), each from a surface that
-is positive where it is bright, with scikit-image's weights and iterations: as
-`segmentation.inside` computes them, in a thread for each core; in one call of
-`chan_vese`, image by image and all in one loop; and by scikit-image. Each form runs in
-a process of its own, one after another. Takes 3 minutes on 2 cores.
+Segments many synthetic faces (their value, of hue, saturation and value) with
+scikit-image's default weights and iterations; the initial surface is positive where the
+image is bright. Four forms: `segmentation.inside`, with one thread per core; one call
+of `chan_vese`, image by image, and with all images in one loop; and scikit-image, image
+by image. Each form runs in a process of its own, one after another. Takes 3 minutes on
+2 cores.
 """
 
 import dataclasses
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
-from skimage.segmentation import chan_vese as of_one
+from skimage.segmentation import chan_vese as chan_vese_of_image
 
 from bspec_jax import runs
 from bspec_jax.components import segmentation
@@ -21,88 +22,88 @@ from bspec_jax.components.chan_vese import PLAIN, chan_vese
 from bspec_jax.data import faces
 from experiments.benchmarks.measuring import (
     command_flags,
-    main_of_forms,
     median_seconds,
     process,
+    run_forms,
 )
 
 NAME = "benchmark_chan_vese"
 Form = Literal["inside", "in_turn", "one_loop", "scikit_image"]
+SCIKIT_IMAGE_OPTIONS = {
+    "mu": PLAIN.length,
+    "lambda1": PLAIN.inside,
+    "lambda2": PLAIN.outside,
+    "tol": PLAIN.tolerance,
+    "max_num_iter": PLAIN.max_iterations,
+    "dt": PLAIN.time_step,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(runs.RunConfig):
-    """Flags of the benchmark of Chan-Vese."""
+    """Flags of the Chan-Vese benchmark."""
 
     COUNTS: ClassVar = ("images", "image_size", "repeats")
 
     form: Form | None = None
-    """Form to time alone. Default: all, each in a process."""
+    """Single form to time. Default: all forms, each in a process of its own."""
     images: int = 256
-    """Images of a batch."""
+    """Number of images."""
     image_size: int = 64
-    """Their side, in pixels."""
+    """Side of the images, in pixels."""
     repeats: int = 3
-    """Runs of each, of which the median counts."""
-
-    def check(self) -> None:
-        super().check()
+    """Timed runs per form; the median counts."""
 
 
-def data(config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Images in 0..1 and their surfaces, `[N, H, W]`."""
-    found = faces.ground_truth("test", np.arange(config.images), config.image_size)
-    images = segmentation.combine(segmentation.scalarise(found.image[None]), [0])
+def example_images(config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Images in 0..1 and their initial surfaces, `[N, H, W]`."""
+    truth = faces.ground_truth("test", np.arange(config.images), config.image_size)
+    images = segmentation.combine(segmentation.scalarise(truth.image[None]), [0])
     return images, 2 * images - 1
 
 
 def time_form(config: Config) -> dict:
-    """Seconds for all images, of compilation, and the share that is inside."""
-    images, surfaces = data(config)
+    """Seconds for all images, of compilation, and the masks as hexadecimal digits."""
+    images, surfaces = example_images(config)
 
-    def work():
+    def segment():
         if config.form == "inside":
             return segmentation.inside(images, surfaces, PLAIN)
         if config.form == "scikit_image":
-            options = {
-                "mu": PLAIN.length,
-                "lambda1": PLAIN.inside,
-                "lambda2": PLAIN.outside,
-                "tol": PLAIN.tolerance,
-                "max_num_iter": PLAIN.max_iterations,
-                "dt": PLAIN.time_step,
-            }
+            pairs = zip(images, surfaces, strict=True)
             return np.stack(
                 [
-                    of_one(image, init_level_set=surface, **options)
-                    for image, surface in zip(images, surfaces, strict=True)
+                    chan_vese_of_image(
+                        image, init_level_set=surface, **SCIKIT_IMAGE_OPTIONS
+                    )
+                    for image, surface in pairs
                 ]
             )
         at_once = 1 if config.form == "in_turn" else config.images
-        found = chan_vese(images, surfaces, PLAIN, at_once=at_once)
-        return np.asarray(found.surface) > 0
+        result = chan_vese(images, surfaces, PLAIN, at_once=at_once)
+        return np.asarray(result.surface) > 0
 
-    kept = []
-    first = median_seconds(lambda: kept.append(work()), 1)
-    seconds = median_seconds(work, config.repeats)
+    masks = []
+    first = median_seconds(lambda: masks.append(segment()), 1)
+    seconds = median_seconds(segment, config.repeats)
     return {
         "seconds": seconds,
         "compilation": max(first - seconds, 0.0),
-        "masks": np.packbits(kept[0]).tobytes().hex(),
+        "masks": np.packbits(masks[0]).tobytes().hex(),
     }
 
 
 def compare(config: Config) -> dict:
-    """All forms, each in a process, one after another."""
+    """All forms, each in a process of its own."""
     module = "experiments.benchmarks.chan_vese"
     words = command_flags(config, ("seed", "images", "image_size", "repeats"))
     forms, masks = {}, {}
     for form in get_args(Form):
         usage, results = process(module, "--form", form, *words)
-        found = results[form]
-        packed = np.frombuffer(bytes.fromhex(found.pop("masks")), np.uint8)
+        timed = results[form]
+        packed = np.frombuffer(bytes.fromhex(timed.pop("masks")), np.uint8)
         masks[form] = np.unpackbits(packed)
-        forms[form] = {**found, "peak_gib": usage["peak_gib"]}
+        forms[form] = {**timed, "peak_gib": usage["peak_gib"]}
         print(f"{form:13} {usage['seconds']:6.0f} s in all", flush=True)
     for form, item in forms.items():
         item["times_as_fast"] = forms["scikit_image"]["seconds"] / item["seconds"]
@@ -121,7 +122,7 @@ def report(results: dict) -> None:
 
 
 def main(config: Config) -> None:
-    main_of_forms(config, NAME, time_form, compare, report)
+    run_forms(config, NAME, time_form, compare, report)
 
 
 if __name__ == "__main__":

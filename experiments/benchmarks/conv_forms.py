@@ -1,12 +1,13 @@
-"""Ways to convolve many branches on a CPU: why `bspec_jax.conv` does as it does.
+"""Speed of ways to convolve many branches on a CPU: why `bspec_jax.conv` is as it is.
 
     python -m experiments.benchmarks.conv_forms
 
-The 3 x 3 convolution of each stage of the slim ResNet (5, 11, 22, 43 channels at 32,
-16, 8, 4 pixels) for M branches, forward and with both gradients: this project, what
-vmap makes of XLA's own, and what else suggests itself. All forms compute the same, from
-their own layout, into which nothing is counted. Then this project's again under XLA's
-options for kernel libraries, each in a process of its own. Takes about 5 minutes.
+Times the 3 x 3 convolution of each stage of the slim ResNet (5, 11, 22 and 43 channels
+at 32, 16, 8 and 4 pixels) for M branches, forward and with both gradients: this
+project, XLA's own convolution under vmap, and several alternatives. All forms compute
+the same result, each in its own layout; converting to that layout is not timed. Then
+times this project's form under XLA's options for kernel libraries, each in a process of
+its own. Takes about 5 minutes on 2 cores.
 """
 
 import dataclasses
@@ -36,24 +37,24 @@ OPTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Config(runs.RunConfig):
-    """Flags of the benchmark of convolutions."""
+    """Flags of the convolution benchmark."""
 
     COUNTS: ClassVar = ("branches", "batch_size", "repeats")
 
     branches: int = 16
     """Number of branches M."""
     batch_size: int = 128
-    """Images."""
+    """Number of images."""
     repeats: int = 5
-    """Runs of each, of which the median counts."""
+    """Timed runs per form; the median counts."""
     forms: tuple[str, ...] = ()
-    """Forms to time alone. Default: all, and XLA's options."""
+    """Forms to time. Default: all, and XLA's options."""
 
     def check(self) -> None:
         super().check()
         if self.forms:
-            what = f"one of {', '.join(FORMS)}"
-            runs.check_flag(self, "forms", FORMS.__contains__, what)
+            names = ", ".join(FORMS)
+            runs.check_flag(self, "forms", FORMS.__contains__, f"one of {names}")
 
 
 def plain(x, k):
@@ -62,7 +63,7 @@ def plain(x, k):
 
 
 def shifts(x, axes):
-    """The nine shifted images, padded with zeros, in the order of the window."""
+    """Yields the nine window offsets, each with the padded images shifted by it."""
     pads = [(1, 1) if axis in axes else (0, 0) for axis in range(x.ndim)]
     padded = jnp.pad(x, pads)
     sizes = [x.shape[axis] for axis in axes]
@@ -90,7 +91,7 @@ def patches(x, k):
 
 
 def batch_last(x, k):
-    """Shifted multiply-adds that XLA fuses; x `[M, C, H, W, N]`."""
+    """Shifted multiply-adds, which XLA fuses; x `[M, C, H, W, N]`."""
     parts = {
         (*start, c): part[:, c]
         for start, part in shifts(x, (2, 3))
@@ -105,14 +106,14 @@ def batch_last(x, k):
 
 
 def branches_last(x, k):
-    """The same with branches and channels as the last axes; x `[N, H, W, M, C]`."""
+    """Shifted multiply-adds with branches and channels last; x `[N, H, W, M, C]`."""
     return sum(
         (part[..., None] * k[:, i, j]).sum(-2) for (i, j), part in shifts(x, (1, 2))
     )
 
 
 def block_diagonal(x, k):
-    """Pairs of branches as one convolution of twice the channels, half of them zero."""
+    """Pairs of branches as one convolution with a kernel that is half zero."""
     zero = jnp.zeros_like(k[0])
     outputs = []
     for i in range(0, len(x) - 1, 2):
@@ -124,7 +125,7 @@ def block_diagonal(x, k):
 
 
 BRANCHES_FIRST = (0, 1, 2, 3, 4)
-# A form, and where its layout has the axes M, N, H, W, C.
+# Each form, and the transposition of [M, N, H, W, C] to its layout.
 FORMS: dict[str, tuple[Callable, tuple[int, ...]]] = {
     "here": (jax.vmap(conv.conv), BRANCHES_FIRST),
     "vmap": (jax.vmap(plain), BRANCHES_FIRST),
@@ -137,7 +138,7 @@ FORMS: dict[str, tuple[Callable, tuple[int, ...]]] = {
 
 
 def time_layer(config: Config, form: str, channels: int, size: int) -> dict:
-    """GFLOP/s forward, and with the gradients of x and k."""
+    """GFLOP/s of the forward pass, and of both gradients."""
     f, axes = FORMS[form]
     m, n = config.branches, config.batch_size
     first, second, third = jax.random.split(jax.random.key(config.seed), 3)
@@ -158,12 +159,12 @@ def time_layer(config: Config, form: str, channels: int, size: int) -> dict:
         "size": size,
         "forward": flops / forward_seconds / 1e9,
         "gradients": 2 * flops / gradient_seconds / 1e9,
-        "difference": max(map(relative, (y, dx, dk), expected)),
+        "difference": max(map(relative_error, (y, dx, dk), expected)),
     }
 
 
 def timed(config: Config, f: Callable, *args):
-    """What `f` returns, and its median seconds; a slow one is run once."""
+    """The result of `f`, and its median seconds; slow functions run only once."""
     wait = jax.block_until_ready
     out = wait(f(*args))
     once = median_seconds(lambda: wait(f(*args)), 1)
@@ -174,41 +175,41 @@ def timed(config: Config, f: Callable, *args):
 
 @jax.jit
 def reference(x, k, ct):
-    """Output and gradients, branch by branch."""
-    found = []
-    for branch in zip(x, k, ct, strict=True):
-        y, pullback = jax.vjp(plain, *branch[:2])
-        found.append((y, *pullback(branch[2])))
-    return [jnp.stack(parts) for parts in zip(*found, strict=True)]
+    """Output and both gradients, branch by branch."""
+    branches = []
+    for x_k, k_k, ct_k in zip(x, k, ct, strict=True):
+        y, pullback = jax.vjp(plain, x_k, k_k)
+        branches.append((y, *pullback(ct_k)))
+    return [jnp.stack(parts) for parts in zip(*branches, strict=True)]
 
 
-def relative(a, b) -> float:
-    """Largest difference, relative to the largest value."""
-    return float(jnp.abs(a - b).max() / jnp.abs(b).max())
+def relative_error(a, expected) -> float:
+    """Largest difference, relative to the largest expected value."""
+    return float(jnp.abs(a - expected).max() / jnp.abs(expected).max())
 
 
 def compare(config: Config) -> dict:
     """All forms, then this project's with each of XLA's options."""
     results = {}
     for form in config.forms or FORMS:
-        # Its program grows with the square of the channels.
+        # The program of batch_last grows with the square of the channels.
         layers = LAYERS[:2] if form == "batch_last" else LAYERS
         results[form] = [time_layer(config, form, *layer) for layer in layers]
-        show(form, results[form])
+        print_row(form, results[form])
     if not config.forms:
         names = ("seed", "branches", "batch_size", "repeats")
         flags = [*command_flags(config, names), "--forms", "here"]
         for option in OPTIONS:
-            _, found = process(MODULE, *flags, XLA_FLAGS=option)
-            results[option] = found["forms"]["here"]
-            show(option, results[option])
+            _, run_results = process(MODULE, *flags, XLA_FLAGS=option)
+            results[option] = run_results["forms"]["here"]
+            print_row(option, results[option])
     return {"forms": results}
 
 
-def show(form: str, layers: list[dict]) -> None:
-    numbers = [f"{one['forward']:5.1f} {one['gradients']:5.1f}" for one in layers]
+def print_row(form: str, layers: list[dict]) -> None:
+    numbers = [f"{layer['forward']:5.1f} {layer['gradients']:5.1f}" for layer in layers]
     numbers += ["          -"] * (len(LAYERS) - len(layers))
-    differ = max(one["difference"] for one in layers)
+    differ = max(layer["difference"] for layer in layers)
     print(f"{form[-28:]:28}  {'  '.join(numbers)}   {differ:.0e}", flush=True)
 
 
@@ -216,7 +217,7 @@ def main(config: Config) -> None:
     started = time.perf_counter()
     workdir = runs.start(config, NAME)
     heading = "  ".join(f"{f'{c} channels':>11}" for c, _ in LAYERS)
-    print(f"GFLOP/s, forward and both gradients\n{'form':28}  {heading}   differ")
+    print(f"GFLOP/s, forward and both gradients\n{'form':28}  {heading}   error")
     runs.save_results(workdir, config, compare(config), started)
     print(f"results in {workdir}")
 

@@ -1,22 +1,20 @@
-"""Speed of the class-transfer generator: here and in PyTorch; memory of `paper256`.
+"""Speed of the class-transfer generator, compared with PyTorch; memory of `paper256`.
 
     pip install -e ".[bench]"
     python -m experiments.benchmarks.generator
 
-The forward pass and one full training step (both losses, the gradient penalty, Adam for
-both players) of M = 9 branches from the same parameters and images: this project, and
-PyTorch with grouped convolutions, grouped and channels last, and branch by branch.
-Each form runs in a process of its own, one after another. Then the training step of
-`paper256` at 8 images of 256 pixels is compiled, not run, for its memory and
-operations.
-Takes about 5 minutes on 2 cores.
+Times the forward pass and one full training step (both losses, the gradient penalty,
+Adam for both networks) of M = 9 branches from the same parameters and images: this
+project; and PyTorch with grouped convolutions, with grouped convolutions in
+channels-last layout, and branch by branch. Each form runs in a process of its own, one
+after another. Then compiles, without running it, the training step of `paper256` with 8
+images of 256 pixels, for its memory and operations. Takes about 5 minutes on 2 cores.
 """
 
 import dataclasses
 import multiprocessing
-import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from importlib.util import find_spec
 from typing import ClassVar, Literal, get_args
 
 import jax
@@ -24,24 +22,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from bspec_jax import generator, runs
+from bspec_jax.generator import GeneratorSpec
 from bspec_jax.generator.stargan import PRESETS
 from bspec_jax.generator.training import Recipe, Training, training
 from experiments.benchmarks.measuring import (
     command_flags,
-    main_of_forms,
     median_seconds,
     process,
+    require,
+    run_forms,
 )
-
-if not find_spec("torch"):
-    sys.exit('this benchmark needs PyTorch: pip install -e ".[bench]"')
 
 NAME = "benchmark_generator"
 Form = Literal["here", "grouped", "channels_last", "loop", "memory"]
-TORCH = ("grouped", "channels_last", "loop")
+TORCH_FORMS = ("grouped", "channels_last", "loop")
 Residual = Literal["gaussian", "diffusion"]
 CLASSES = ("a", "b", "c")
 RECIPE = Recipe(learning_rate=1e-4, r1_weight=1.0, flip=False, crop=0.0)
+# The forward pass, and a training step that returns both losses.
+Computations = tuple[Callable[[], np.ndarray], Callable[[], tuple[float, float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,43 +50,45 @@ class Config(runs.RunConfig):
     COUNTS: ClassVar = ("branches", "batch_size", "repeats")
 
     form: Form | None = None
-    """Form to time alone, or the memory alone. Default: all, each in a process."""
+    """Single form to time, or "memory". Default: all, each in a process of its own."""
     residual: Residual = "gaussian"
-    """Residual of a form that is timed alone; all forms run with both."""
+    """Residual of a single form; without --form, both residuals are timed."""
     preset: Literal["paper256", "small64", "small32", "tiny"] = "small64"
-    """Channels and size of the images."""
+    """Channels, and size of the images."""
     branches: int = 9
     """Number of branches M."""
     batch_size: int = 16
-    """Images of a step."""
+    """Images per step."""
     repeats: int = 5
-    """Steps of each form, of which the median counts."""
+    """Timed steps per form; the median counts."""
 
     def check(self) -> None:
         super().check()
+        if self.form not in ("here", "memory"):
+            require("torch")
 
 
-def describe(config: Config) -> dict:
+def spec_of(config: Config) -> GeneratorSpec:
     size = PRESETS[config.preset].size
-    return generator.describe(
-        config.preset,
-        config.branches,
-        CLASSES,
-        (size, size, 3),
-        config.residual,
+    return GeneratorSpec(
+        preset=config.preset,
+        branches=config.branches,
+        classes=CLASSES,
+        image_shape=(size, size, 3),
+        residual=config.residual,
         sigma=size / 16,
         diffusion_step=1.0,
         precision="float32",
     )
 
 
-def training_of(config: Config) -> tuple[dict, Training]:
-    about = describe(config)
-    judge = generator.discriminator(about)
-    return about, training(generator.build(about), judge, RECIPE)
+def training_of(config: Config) -> Training:
+    spec = spec_of(config)
+    return training(generator.build(spec), generator.discriminator(spec), RECIPE)
 
 
-def data(config: Config) -> tuple[np.ndarray, np.ndarray]:
+def random_batch(config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Images in bytes, and their classes."""
     rng = np.random.default_rng(config.seed)
     size = PRESETS[config.preset].size
     shape = (config.batch_size, size, size, 3)
@@ -95,16 +96,16 @@ def data(config: Config) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 256, shape, np.uint8), labels
 
 
-def targets_of(config: Config) -> np.ndarray:
-    """The classes that the first step aims at, as `generator_training` draws them."""
+def target_classes(config: Config) -> np.ndarray:
+    """The target classes of the first step, as `generator.training` draws them."""
     key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)[2]
     return np.asarray(jax.random.randint(key, (config.batch_size,), 0, len(CLASSES)))
 
 
-def initial(config: Config) -> dict:
-    """The parameters that every form starts from, NumPy."""
-    images, labels = data(config)
-    state = training_of(config)[1].init(
+def initial_params(config: Config) -> dict:
+    """The initial parameters of every form, as NumPy arrays."""
+    images, labels = random_batch(config)
+    state = training_of(config).init(
         jax.random.key(config.seed), images[:1], labels[:1]
     )
     return jax.device_get(
@@ -112,55 +113,68 @@ def initial(config: Config) -> dict:
     )
 
 
+def _jax_computations(config: Config) -> Computations:
+    images, labels = random_batch(config)
+    targets = target_classes(config)
+    train = training_of(config)
+    state = train.init(jax.random.key(config.seed), images[:1], labels[:1])
+    x = generator.to_signed(jnp.asarray(images))
+    params = jax.tree.map(jnp.copy, state.generator)  # the steps donate the state
+    apply = jax.jit(generator.build(spec_of(config)).apply)
+
+    def forward():
+        return np.asarray(apply(params, x, targets))
+
+    def step():
+        nonlocal state
+        state, log = train.step(state, jax.random.key(0), images, labels, True)
+        return float(log["generator_loss"]), float(log["discriminator_loss"])
+
+    return forward, step
+
+
+def _torch_computations(config: Config) -> Computations:
+    from experiments.benchmarks.peers import generator as peer
+
+    images, labels = random_batch(config)
+    # Initialised in another process, so that JAX's memory does not count.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        params = pool.submit(initial_params, config).result()
+    return peer.computations(
+        params,
+        spec_of(config),
+        RECIPE,
+        np.asarray(generator.to_signed(jnp.asarray(images))),
+        labels,
+        target_classes(config),
+        config.form,
+    )
+
+
 def time_form(config: Config) -> dict:
-    """Images/s forward and in training, compilation, first losses and an image."""
-    images, labels = data(config)
-    targets = targets_of(config)
-    if config.form == "here":
-        about, train = training_of(config)
-        model = generator.build(about)
-        state = train.init(jax.random.key(config.seed), images[:1], labels[:1])
-        x = generator.to_signed(jnp.asarray(images))
-        params = jax.tree.map(jnp.copy, state.generator)
-        apply = jax.jit(model.apply)
+    """Images/s forward and in training, compilation, first losses, part of an image."""
+    here = config.form == "here"
+    forward, step = (_jax_computations if here else _torch_computations)(config)
+    results = {}
+    for name, work in (("forward", forward), ("training", step)):
+        outputs = []
 
-        def forward():
-            return np.asarray(apply(params, x, targets))
+        def keep(work=work, outputs=outputs):
+            outputs.append(work())
 
-        def step():
-            nonlocal state
-            state, log = train.step(state, jax.random.key(0), images, labels, True)
-            return float(log["generator_loss"]), float(log["discriminator_loss"])
-
-    else:
-        from experiments.benchmarks import generator_torch
-
-        # Initialised in a process of its own, whose memory does not count.
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            params = pool.submit(initial, config).result()
-        x = np.asarray(generator.to_signed(jnp.asarray(images)))
-        run_forward, step = generator_torch.work(
-            params, describe(config), RECIPE, x, labels, targets, config.form
-        )
-
-        def forward():
-            return run_forward().numpy().transpose(0, 2, 3, 1)
-
-    found, seconds = {}, {}
-    for name, do in (("forward", forward), ("training", step)):
-        kept = []
-        first = median_seconds(lambda do=do, kept=kept: kept.append(do()), 1)
-        seconds[name] = median_seconds(do, config.repeats)
-        found[f"{name}_per_second"] = config.batch_size / seconds[name]
-        found[f"{name}_compilation"] = first - seconds[name]
-        found[name] = kept[0][0, :4, :4, 0] if name == "forward" else kept[0]
-    return found
+        first = median_seconds(keep, 1)
+        seconds = median_seconds(work, config.repeats)
+        results[f"{name}_per_second"] = config.batch_size / seconds
+        results[f"{name}_compilation"] = first - seconds
+        output = outputs[0]
+        results[name] = output[0, :4, :4, 0] if name == "forward" else output
+    return results
 
 
-def memory(config: Config) -> dict:
-    """Bytes and operations of the compiled training step, which is not run."""
-    _, train = training_of(config)
-    images, labels = data(config)
+def measure_memory(config: Config) -> dict:
+    """Memory and operations of the compiled training step, which is not run."""
+    train = training_of(config)
+    images, labels = random_batch(config)
     key = jax.random.key(0)
     state = jax.eval_shape(train.init, key, images[:1], labels[:1])
     compiled = train.step.lower(state, key, images, labels, True).compile()
@@ -172,8 +186,12 @@ def memory(config: Config) -> dict:
     }
 
 
+def run_form(config: Config) -> dict:
+    return measure_memory(config) if config.form == "memory" else time_form(config)
+
+
 def compare(config: Config) -> dict:
-    """All forms with both residuals, each in a process, one after another."""
+    """All forms with both residuals, each in a process of its own."""
     module = "experiments.benchmarks.generator"
     words = command_flags(
         config, ("seed", "preset", "branches", "batch_size", "repeats")
@@ -181,7 +199,7 @@ def compare(config: Config) -> dict:
     rows = {}
     for residual in get_args(Residual):
         forms = {}
-        for form in ("here", *TORCH):
+        for form in ("here", *TORCH_FORMS):
             usage, results = process(
                 module, "--form", form, "--residual", residual, *words
             )
@@ -196,12 +214,12 @@ def compare(config: Config) -> dict:
                 gap = np.abs(np.subtract(item[name], here[name])).max()
                 item[f"{name}_difference"] = gap / np.abs(here[name]).max()
         rows[residual] = forms
-    big = {}
+    paper256 = {}
     for residual in get_args(Residual):
         flags = ("--preset", "paper256", "--batch-size", "8", "--residual", residual)
         _, results = process(module, "--form", "memory", *flags)
-        big[residual] = results["memory"]
-    return {"rows": rows, "paper256": big}
+        paper256[residual] = results["memory"]
+    return {"rows": rows, "paper256": paper256}
 
 
 def report(results: dict) -> None:
@@ -223,16 +241,12 @@ def report(results: dict) -> None:
     for residual, item in results["paper256"].items():
         print(
             f"paper256, 8 images, {residual}: {item['gib']:.1f} GiB, "
-            f"{item['tflop']:.2f} TFLOP a step"
+            f"{item['tflop']:.2f} TFLOP per step"
         )
 
 
-def find(config: Config) -> dict:
-    return memory(config) if config.form == "memory" else time_form(config)
-
-
 def main(config: Config) -> None:
-    main_of_forms(config, NAME, find, compare, report)
+    run_forms(config, NAME, run_form, compare, report)
 
 
 if __name__ == "__main__":

@@ -1,41 +1,39 @@
-"""Speed of the Hessian's blocks: first layer of a convolutional network, M = 16.
+"""Speed of `hessian.blocks`: first layer of a convolutional network, M = 16.
 
     pip install -e ".[bench]"
     python -m experiments.benchmarks.hessian_blocks
 
 All forms compute the exact Hessian of the classification loss (with its clamp) with
 respect to the first convolution of all branches, 16 x 135 parameters, over 64 random
-images of 32 px: this project's blocks; column by column in JAX, as a product for each
-of the 2160 columns and with the gradient linearised once; and curvlinops on the same
-network in PyTorch, with grouped convolutions. The forms that go column by column are
-extrapolated from evenly spaced columns, and those columns are compared. Each form runs
-in a process of its own, one after another, for its peak memory. It also counts the
-cost of one product in gradients. Takes about 3 minutes on 2 cores.
+images of 32 px: this project's blocks; JAX column by column, either with one jitted
+product for each of the 2160 columns or with the gradient linearised once; and
+curvlinops on the same network in PyTorch, with grouped convolutions. Column-by-column
+forms compute a sample of the columns, which is compared with the blocks, and their time
+is extrapolated. Each form runs in a process of its own, one after another, so that peak
+memory can be measured. Also measures the cost of one product in gradients. Takes about
+3 minutes on 2 cores.
 """
 
 import dataclasses
-import sys
-from importlib.util import find_spec
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bspec_jax import runs
-from bspec_jax.analysis import gradients, hessian
+from bspec_jax import Objective, frozen_responses, runs
+from bspec_jax.analysis import hessian
 from bspec_jax.branching import from_functions, sum_of_branches
 from bspec_jax.losses import classification_loss
 from bspec_jax.trees import ravel_branches
 from experiments.benchmarks.measuring import (
     command_flags,
-    main_of_forms,
     median_seconds,
     process,
+    require,
+    run_forms,
 )
-
-if not find_spec("curvlinops"):
-    sys.exit('this benchmark needs PyTorch and curvlinops: pip install -e ".[bench]"')
 
 NAME = "benchmark_hessian_blocks"
 Form = Literal["blocks", "columns", "columns_linearised", "curvlinops", "products"]
@@ -44,27 +42,29 @@ WIDTHS, CLASSES, SIZE = (3, 5, 11, 22), 10, 32  # the first stages of the slim R
 
 @dataclasses.dataclass(frozen=True)
 class Config(runs.RunConfig):
-    """Flags of the Hessian blocks' benchmark."""
+    """Flags of the benchmark of Hessian blocks."""
 
     COUNTS: ClassVar = ("branches", "examples", "columns", "repeats")
 
     form: Form | None = None
-    """Form to time alone. Default: all, each in a process of its own."""
+    """Single form to time. Default: all forms, each in a process of its own."""
     branches: int = 16
     """Number of branches M."""
     examples: int = 64
-    """Images that the loss is summed over."""
+    """Number of images that the loss is summed over."""
     columns: int = 32
-    """Columns that the forms which go column by column really compute."""
+    """Number of columns that column-by-column forms compute."""
     repeats: int = 3
-    """Runs of each form, of which the median counts."""
+    """Timed runs per form; the median counts."""
 
     def check(self) -> None:
         super().check()
+        if self.form in (None, "curvlinops"):
+            require("torch", "curvlinops")
 
 
-def problem(config: Config):
-    """Parameters (NumPy, leaves `[M, ...]`), images and labels."""
+def problem(config: Config) -> tuple[dict, np.ndarray, np.ndarray]:
+    """Parameters, leaves `[M, ...]`, images and labels, as NumPy arrays."""
     rng = np.random.default_rng(config.seed)
     m, n = config.branches, config.examples
     params = {
@@ -72,7 +72,7 @@ def problem(config: Config):
         * np.sqrt(2 / (9 * WIDTHS[i]))
         for i in range(3)
     }
-    # Small, so that part of the outputs is inside the clamp.
+    # Small, so that some outputs are inside the clamp.
     params["dense"] = 0.3 * rng.normal(size=(m, WIDTHS[-1], CLASSES)) / WIDTHS[-1]
     images = rng.normal(size=(n, SIZE, SIZE, 3))
     params = {name: leaf.astype(np.float32) for name, leaf in params.items()}
@@ -80,7 +80,7 @@ def problem(config: Config):
 
 
 def conv(x, kernel, stride):
-    """3 x 3, padding 1, as one product: it stays a product when kernels are batched."""
+    """3 x 3, padding 1, as one matrix product, which vmap over kernels keeps fast."""
     _, h, w, c = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     window = range(3)
@@ -96,25 +96,25 @@ def branch(params, x):
     return x.mean((1, 2)) @ params["dense"]
 
 
-def jax_case(config: Config):
-    """The arguments of the Hessian functions."""
+def jax_problem(config: Config) -> tuple[Objective, dict]:
+    """The objective and the parameters."""
     params, x, y = jax.tree.map(jnp.asarray, problem(config))
     network = sum_of_branches(from_functions(None, branch), config.branches)
-    respond = gradients.frozen_responses(network, ())
-    return respond, classification_loss, params, x, y
+    respond = frozen_responses(network, ())
+    return Objective(respond, classification_loss, x, y), params
 
 
 def sampled_columns(config: Config) -> np.ndarray:
-    """Evenly spaced columns of the Hessian, counted branch by branch."""
+    """Evenly spaced columns of the Hessian, numbered branch by branch."""
     total = config.branches * 27 * WIDTHS[1]
     return np.linspace(0, total - 1, min(config.columns, total)).astype(int)
 
 
 def time_blocks(config: Config) -> dict:
-    case = jax_case(config)
+    objective, params = jax_problem(config)
 
     def work():
-        blocks = hessian.hessian_blocks(*case, leaves=["conv0"])
+        blocks = hessian.blocks(objective, params, leaves=["conv0"])
         return jax.block_until_ready(blocks.full())
 
     first = median_seconds(work, 1)
@@ -130,18 +130,14 @@ def time_blocks(config: Config) -> dict:
 
 def time_products(config: Config) -> dict:
     """Cost of a Hessian-vector product in gradients, for all parameters."""
-    respond, loss, params, x, y = jax_case(config)
+    objective, params = jax_problem(config)
     count = 10
 
-    def gradient(p):
-        return jax.grad(hessian.total_loss, argnums=2)(respond, loss, p, x, y)
-
     def product(p, v):
-        return hessian.hessian_operator(respond, loss, p, x, y)(v)
+        return hessian.operator(objective, p)(v)
 
     def repeated(p, vectors):
-        operator = hessian.hessian_operator(respond, loss, p, x, y)
-        return jax.lax.map(operator, vectors)
+        return jax.lax.map(hessian.operator(objective, p), vectors)
 
     many = jax.tree.map(lambda leaf: jnp.stack([leaf] * count), params)
 
@@ -152,7 +148,7 @@ def time_products(config: Config) -> dict:
             lambda: jax.block_until_ready(compiled(*args)), 3 * config.repeats
         )
 
-    unit = seconds(gradient, params)
+    unit = seconds(jax.grad(objective.total), params)
     return {
         "gradient_seconds": unit,
         "single": seconds(product, params, params) / unit,
@@ -162,9 +158,9 @@ def time_products(config: Config) -> dict:
 
 def time_columns(config: Config, linearised: bool) -> dict:
     """Column by column: one jitted product each, or all from one linearisation."""
-    respond, loss, params, x, y = jax_case(config)
-    respond, chosen = hessian.choose_leaves(respond, params, ["conv0"])
-    flat, unravel = ravel_branches(chosen)
+    objective, params = jax_problem(config)
+    objective, params = objective.of_leaves(params, ["conv0"])
+    flat, unravel = ravel_branches(params)
     index = sampled_columns(config)
 
     def unit(column):
@@ -174,26 +170,25 @@ def time_columns(config: Config, linearised: bool) -> dict:
         return ravel_branches(tree)[0].ravel()
 
     @jax.jit
-    def all_columns(chosen, x, columns):
-        operator = hessian.hessian_operator(respond, loss, chosen, x, y)
+    def all_columns(objective, params, columns):
+        operator = hessian.operator(objective, params)
         return jax.lax.map(lambda column: ravel(operator(unit(column))), columns)
 
     @jax.jit
-    def one_column(chosen, x, column):
-        def gradient(c):
-            return jax.grad(hessian.total_loss, argnums=2)(respond, loss, c, x, y)
-
-        return ravel(jax.jvp(gradient, (chosen,), (unit(column),))[1])
+    def single_column(objective, params, column):
+        gradient = jax.grad(objective.total)
+        return ravel(jax.jvp(gradient, (params,), (unit(column),))[1])
 
     def work():
         if linearised:
-            return jax.block_until_ready(all_columns(chosen, x, index))
-        return np.stack([one_column(chosen, x, column) for column in index])
+            return jax.block_until_ready(all_columns(objective, params, index))
+        return np.stack([single_column(objective, params, column) for column in index])
 
     return extrapolated(config, work)
 
 
-def extrapolated(config: Config, work) -> dict:
+def extrapolated(config: Config, work: Callable[[], np.ndarray]) -> dict:
+    """Time for all columns, from that of the columns that `work` returns, as rows."""
     first = median_seconds(work, 1)
     sample = median_seconds(work, config.repeats)
     columns = work()
@@ -206,14 +201,14 @@ def extrapolated(config: Config, work) -> dict:
 
 
 def time_curvlinops(config: Config) -> dict:
-    from experiments.benchmarks.hessian_torch import columns, version
+    from experiments.benchmarks.peers import hessian_blocks as peer
 
     index = sampled_columns(config)
-    timed = extrapolated(config, columns(*problem(config), index))
-    return {**timed, "versions": version()}
+    timed = extrapolated(config, peer.columns(*problem(config), index))
+    return {**timed, "versions": peer.versions()}
 
 
-TIMED = {
+TIME_FORM: dict[Form, Callable[[Config], dict]] = {
     "blocks": time_blocks,
     "columns": lambda config: time_columns(config, linearised=False),
     "columns_linearised": lambda config: time_columns(config, linearised=True),
@@ -223,10 +218,10 @@ TIMED = {
 
 
 def compare(config: Config) -> dict:
-    """All forms, each in a process of its own, one after another."""
+    """All forms, each in a process of its own."""
     words = command_flags(config, config.settings().keys() - {"form"})
     forms = {}
-    for form in TIMED:
+    for form in TIME_FORM:
         module = "experiments.benchmarks.hessian_blocks"
         usage, results = process(module, "--form", form, *words)
         forms[form] = {**results[form], "peak_gib": usage["peak_gib"]}
@@ -249,13 +244,13 @@ def report(results: dict) -> None:
         )
     cost = results["product_in_gradients"]
     print(
-        f"a product costs {cost['single']:.2f} gradients, each of repeated ones "
-        f"{cost['repeated']:.2f}"
+        f"a single product costs {cost['single']:.2f} gradients, each of several "
+        f"from one linearisation {cost['repeated']:.2f}"
     )
 
 
 def main(config: Config) -> None:
-    main_of_forms(config, NAME, lambda c: TIMED[c.form](c), compare, report)
+    run_forms(config, NAME, lambda c: TIME_FORM[c.form](c), compare, report)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Seconds and memory, measured alike in every benchmark."""
+"""Time and memory, measured in the same way by all benchmarks."""
 
 import os
 import statistics
@@ -7,14 +7,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 from bspec_jax import runs
-from bspec_jax.storage.errors import flag
+from bspec_jax.storage.errors import UserError, flag
+
+
+def require(*packages: str) -> None:
+    """Raises UserError unless these packages are installed."""
+    missing = [package for package in packages if not find_spec(package)]
+    if missing:
+        raise UserError(
+            f'the comparison needs {" and ".join(missing)}: pip install -e ".[bench]"'
+        )
 
 
 def median_seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median wall time of `work`, which must wait for its results."""
+    """Median wall time of `work`, which must block until its results are there."""
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -24,39 +34,45 @@ def median_seconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def command_flags(config: runs.RunConfig, names: Iterable[str]) -> list[str]:
-    """These flags with their values, for a process that is to have the same."""
+    """These flags with their values, to pass on to a subprocess."""
     return [str(word) for name in names for word in (flag(name), getattr(config, name))]
 
 
-def main_of_forms(
+def run_forms(
     config: runs.RunConfig,
     name: str,
-    one: Callable[[runs.RunConfig], dict],
+    time_form: Callable[[runs.RunConfig], dict],
     compare: Callable[[runs.RunConfig], dict],
     report: Callable[[dict], None],
 ) -> None:
-    """A benchmark of several forms: the one of `--form` alone, or all compared.
+    """The `main` of a benchmark of several forms of one computation.
 
     Args:
-      name: of the benchmark, as `run.start` has it.
-      one, compare: what they find, given the config.
-      report: prints what `compare` found.
+      config: its `form` is the form to time alone; None to compare all forms.
+      name: of the benchmark, as for `runs.start`.
+      time_form, compare: return the results of one form, and of all.
+      report: prints the results of `compare`.
     """
     started = time.perf_counter()
     workdir = runs.start(config, name)
     if config.form:
-        runs.save_results(workdir, config, {config.form: one(config)}, started)
+        runs.save_results(workdir, config, {config.form: time_form(config)}, started)
     else:
         report(runs.save_results(workdir, config, compare(config), started))
     print(f"results in {workdir}")
 
 
 def process(module: str, *flags: str, **environment: str) -> tuple[dict, dict]:
-    """Runs `python -m MODULE` in a new folder, as one process; Linux.
+    """Runs `python -m MODULE` in a subprocess with a temporary run folder; Linux only.
 
-    `environment` is set in addition to this process's own.
+    Args:
+      environment: variables set in addition to this process's own.
 
-    Returns its wall `seconds` and its `peak_gib` of memory, and the results it saved.
+    Returns:
+      Its wall time `seconds` and peak memory `peak_gib`; and the results it saved.
+
+    Raises:
+      UserError: if it fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", module, "--workdir", f"{folder}/run", *flags]
@@ -65,19 +81,19 @@ def process(module: str, *flags: str, **environment: str) -> tuple[dict, dict]:
         peak = 0.0
         with subprocess.Popen(command, env=os.environ | environment, **quiet) as child:
             while child.poll() is None:
-                peak = max(peak, resident_peak(child.pid))
+                peak = max(peak, peak_memory(child.pid))
                 time.sleep(0.02)
         seconds = time.perf_counter() - started
         if child.returncode:
-            raise runs.UserError(f"python -m {module} {' '.join(flags)} failed")
+            raise UserError(f"python -m {module} {' '.join(flags)} failed")
         results = runs.load_results(Path(folder) / "run")
     return {"seconds": seconds, "peak_gib": peak}, results
 
 
-def resident_peak(pid: int) -> float:
+def peak_memory(pid: int) -> float:
     """Peak resident memory of a running process so far, in GiB; 0 once it has ended.
 
-    Not the peak that `wait` tells: it begins at that of the process which started it.
+    Not the peak that `wait4` reports, which starts at that of the parent process.
     """
     try:
         status = Path(f"/proc/{pid}/status").read_text()

@@ -1,4 +1,4 @@
-"""Masks by each method of `experiments.segment`, their scores, and what figures show."""
+"""Masks by each method of `experiments.segment`, their scores, and examples."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -179,9 +179,7 @@ def example_arrays(
     return arrays if truth is None else arrays | {"truth": truth[index]}
 
 
-def example_indices(
-    labels: np.ndarray, masks: Masks, truth: Masks | None
-) -> list[int]:
+def example_indices(labels: np.ndarray, masks: Masks, truth: Masks | None) -> list[int]:
     """Images of each class to show: upper quartile, median and worst by IoU.
 
     The first ones without a ground truth.

@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from bspec_jax import runs
 from bspec_jax.components.chan_vese import Border
 from bspec_jax.components.segmentation import Choice
+from bspec_jax.runs import FlagError, check_flag
 from experiments.flags import DataConfig, check_not_negative
 
 NAME = "segment"
@@ -29,8 +29,8 @@ class Config(DataConfig):
     """Number of held-out images to segment, balanced over the classes; fewer if there
     are fewer."""
     source: Literal["auto", "responses", "inputs"] = "auto"
-    """Components to use: the branches' responses v_k, or their inputs phi_k. auto: phi_k
-    if the generator has a diffusion, else v_k."""
+    """Components to use: the branches' responses v_k, or their inputs phi_k. By default
+    (auto) phi_k if the generator has a diffusion, else v_k."""
     surface_components: tuple[int, ...] = ()
     """Components that locate the parts, from 0. Default: found without labels."""
     image_components: tuple[int, ...] = ()
@@ -55,18 +55,20 @@ class Config(DataConfig):
     def check(self) -> None:
         super().check()
         if self.resume:
-            raise runs.FlagError("segment takes a few minutes and cannot be resumed")
+            raise FlagError("segment takes a few minutes and cannot be resumed")
         if self.checkpoint is None and not self.figures_only:
-            raise runs.FlagError("--checkpoint needs the folder of a class-transfer run")
+            raise FlagError("--checkpoint needs the folder of a class-transfer run")
         if bool(self.surface_components) != bool(self.image_components):
-            raise runs.FlagError(
+            raise FlagError(
                 "--surface-components and --image-components need each other"
             )
-        runs.check_flag(self, "level", lambda v: 0 <= v < 1, "in 0..1, below 1")
+        check_flag(self, "level", lambda v: 0 <= v < 1, "in 0..1, below 1")
         for name in ("length", "inside"):
             check_not_negative(self, name)
         if self.images and (self.dataset or self.data_dir):
-            raise runs.FlagError("--images takes the place of --dataset and --data-dir")
+            raise FlagError(
+                "--images replaces --dataset and --data-dir: leave these out"
+            )
 
     @property
     def border(self) -> Border:

@@ -72,7 +72,7 @@ def draw_images(
     images, labels = images[order], labels[order]
     masks = None
     if part.ground_truth is not None:
-        # Rendered images are all readable: `order` counts the same examples as `indices`.
+        # Rendered images are always readable, so `order` refers to all of `indices`.
         masks = part.ground_truth(indices[order]).masks
     names = [f"{class_names[label]}_{i:04d}" for i, label in enumerate(labels)]
     return LabelledImages(names, to_signed(images), labels, masks)

@@ -1,4 +1,4 @@
-"""What the classifier's experiment says of responses that are made up."""
+"""The measures of an experiment's classifiers, from made-up responses."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from bspec_jax.analysis import specialization as sp
 from bspec_jax.classifier import contributions
-from experiments.classify_analysis import CONTROL, Job, Responses, analyse
+from bspec_jax.classifier.evaluation import CONTROL, Job, Responses, analyse
 
 BRANCHES, REPEATS, CLASSES = (2, 8), 3, 4
 # Class 3 has no example, and class 0 more than the others.
@@ -15,12 +15,13 @@ LABELS = np.repeat([0, 1, 2, 0], [10, 6, 4, 5])
 
 @pytest.fixture
 def jobs():
-    found = []
+    renamed = {"net_8_0": "main", f"{CONTROL}_0": CONTROL}
+    jobs = []
     for repeat in range(REPEATS):
-        found += [Job(f"net_{m}_{repeat}", m, repeat, False) for m in BRANCHES]
-        found.append(Job(f"{CONTROL}_{repeat}", max(BRANCHES), repeat, True))
-    first = [Job("main", 8, 0, False), *(j for j in found if j.name != "net_8_0")]
-    return [j._replace(name=CONTROL) if j.name == f"{CONTROL}_0" else j for j in first]
+        jobs += [Job(f"net_{m}_{repeat}", m, repeat, False) for m in BRANCHES]
+        jobs.append(Job(f"{CONTROL}_{repeat}", max(BRANCHES), repeat, True))
+    jobs = [job._replace(name=renamed.get(job.name, job.name)) for job in jobs]
+    return sorted(jobs, key=lambda job: job.name != "main")
 
 
 @pytest.fixture
@@ -40,49 +41,49 @@ def name(m, repeat):
 
 
 def test_the_sweep_averages_over_the_repeats(jobs, responses):
-    found = analyse(jobs, responses, LABELS, CLASSES)
-    assert found["sweep"]["branches"] == [2, 8]
+    results = analyse(jobs, responses, LABELS, CLASSES)
+    assert results["sweep"]["branches"] == [2, 8]
     for i, m in enumerate(BRANCHES):
         nets = [responses[name(m, r)].trained for r in range(REPEATS)]
         accuracies = [contributions.accuracy(v.sum(0), LABELS) for v in nets]
-        assert_allclose(found["sweep"]["test_accuracy"][i], np.mean(accuracies))
+        assert_allclose(results["sweep"]["test_accuracy"][i], np.mean(accuracies))
         active = [int(sp.active_branches(v).sum()) for v in nets]
-        assert_allclose(found["sweep"]["active"][i], np.mean(active))
-    assert found["observations"][6]["branches"] == [2, 8]
+        assert_allclose(results["sweep"]["active"][i], np.mean(active))
+    assert results["observations"][6]["branches"] == [2, 8]
 
 
 def test_the_control_is_cut_to_the_same_number_of_branches(jobs, responses):
-    found = analyse(jobs, responses, LABELS, CLASSES)
-    index = found["measures"]["control"]["index"]["mean"]
+    results = analyse(jobs, responses, LABELS, CLASSES)
+    index = results["measures"]["control"]["index"]["mean"]
     for i, m in enumerate(BRANCHES):
         names = [CONTROL if r == 0 else f"{CONTROL}_{r}" for r in range(REPEATS)]
-        parts = [responses[one].trained[:m] for one in names]
+        parts = [responses[control].trained[:m] for control in names]
         expected = [sp.specialization_index(sp.covariance(v)) for v in parts]
         assert_allclose(index[i], np.mean(expected), rtol=1e-5)
 
 
 def test_classes_weigh_alike_and_missing_ones_do_not_count(jobs, responses):
-    found = analyse(jobs, responses, LABELS, CLASSES)
+    results = analyse(jobs, responses, LABELS, CLASSES)
     entropies = []
     for r in range(REPEATS):
         energy = (responses[name(8, r)].trained.astype(float) ** 2).sum(-1)
         mean = np.stack([energy[:, c == LABELS].mean(1) for c in range(3)], 1)
         p = mean / mean.sum(1, keepdims=True)
         entropies.append((-(p * np.log(p)).sum(1) / np.log(3)).mean())
-    value = found["observations"][1]["value"]
+    value = results["observations"][1]["value"]
     assert_allclose(value, np.mean(entropies), rtol=1e-5)
-    assert sorted(found["selection"]["classes"]) == [0, 1, 2]
-    assert np.isnan(found["class_outputs"]).all(0).tolist() == [False] * 3 + [True]
+    assert sorted(results["selection"]["classes"]) == [0, 1, 2]
+    assert np.isnan(results["class_outputs"]).all(0).tolist() == [False] * 3 + [True]
 
 
 def test_without_a_control_there_are_no_verdicts_that_need_one(jobs, responses):
     jobs = [job for job in jobs if not job.separate]
     responses = {job.name: responses[job.name] for job in jobs}
-    found = analyse(jobs, responses, LABELS, CLASSES)
-    verdicts = {key: item["holds"] for key, item in found["observations"].items()}
+    results = analyse(jobs, responses, LABELS, CLASSES)
+    verdicts = {key: item["holds"] for key, item in results["observations"].items()}
     assert [verdicts[key] for key in range(1, 6)] == [None] * 5
-    assert list(found["enrichment"]["significant_pairs"]) == [
+    assert list(results["enrichment"]["significant_pairs"]) == [
         "trained",
         "before training",
     ]
-    assert_array_equal(list(found["covariances"]), ["trained", "before training"])
+    assert_array_equal(list(results["covariances"]), ["trained", "before training"])

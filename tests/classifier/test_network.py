@@ -1,33 +1,28 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
+from classifiers import NETWORK, PIXELS, normalised
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bspec_jax import classifier
-from bspec_jax.adapters import from_linen
-from bspec_jax.branching import sum_of_branches
-from bspec_jax.classifier.network import Pixels
-from bspec_jax.classifier.resnet import BATCH_NORM_MOMENTUM, STRIDES, WIDTHS
-from bspec_jax.storage import checkpoints
+from bspec_jax.classifier import network
+from bspec_jax.classifier.resnet import STRIDES, WIDTHS
+from bspec_jax.storage import checkpoints, files
 from bspec_jax.storage.errors import UserError
 
-PIXELS = Pixels(np.float32([0.4]), np.float32([0.3]))
 IMAGES = np.random.default_rng(0).integers(0, 256, (11, 3, 2, 1), np.uint8)
-
-
-class Small(nn.Module):
-    """Normalised pixels to three classes."""
-
-    @nn.compact
-    def __call__(self, x, train=True):
-        x = x.reshape(len(x), -1)
-        norm = nn.BatchNorm(not train, momentum=BATCH_NORM_MOMENTUM)
-        return nn.Dense(3)(norm(x))
-
-
-NETWORK = sum_of_branches(from_linen(Small()), 2)
+SPEC = classifier.ClassifierSpec(
+    widths=WIDTHS["tiny"],
+    branches=2,
+    classes=("a", "b", "c", "d"),
+    image_shape=(8, 6, 3),
+    mean=(0.4, 0.5, 0.6),
+    std=(0.2, 0.3, 0.4),
+    clamp="tanh",
+)
 
 
 @pytest.fixture
@@ -35,13 +30,9 @@ def variables():
     return NETWORK.init(jax.random.key(1), jnp.zeros((1, 3, 2, 1)))
 
 
-def normalised(images):
-    return (images.astype(np.float64) / 255 - 0.4) / 0.3
-
-
 @pytest.mark.parametrize("size", [4, 11, 100])  # batches that do and do not fit
 def test_predict_is_the_network_in_evaluation_mode(variables, size, monkeypatch):
-    monkeypatch.setattr(classifier, "EVALUATION_BATCH", size)
+    monkeypatch.setattr(network, "EVALUATION_BATCH", size)
     params, stats = variables
     v = classifier.predict(NETWORK, params, stats, IMAGES, PIXELS)
     x = normalised(IMAGES).reshape(11, -1) / np.sqrt(1 + 1e-5)  # statistics 0 and 1
@@ -55,14 +46,14 @@ def test_predict_is_the_network_in_evaluation_mode(variables, size, monkeypatch)
 
 
 def test_calibrated_statistics_are_means_over_batches(variables, monkeypatch):
-    monkeypatch.setattr(classifier, "EVALUATION_BATCH", 4)
+    monkeypatch.setattr(network, "EVALUATION_BATCH", 4)
     params, stats = variables
     stats = jax.tree.map(lambda leaf: leaf + 0.7, stats)  # must not matter
-    found = classifier.calibrate(NETWORK, params, stats, IMAGES, PIXELS)
-    found = found["batch_stats"]["BatchNorm_0"]
+    calibrated = classifier.calibrate(NETWORK, params, stats, IMAGES, PIXELS)
+    statistics = calibrated["batch_stats"]["BatchNorm_0"]
     batches = normalised(IMAGES[:8]).reshape(2, 4, -1)  # the last three make no batch
     for name, expected in (("mean", batches.mean(1)), ("var", batches.var(1))):
-        assert_allclose(found[name], np.stack([expected.mean(0)] * 2), rtol=1e-3)
+        assert_allclose(statistics[name], np.stack([expected.mean(0)] * 2), rtol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -70,20 +61,16 @@ def saved(tmp_path_factory):
     """A tiny ResNet in a folder, with its responses."""
     run = tmp_path_factory.mktemp("run")
     folder = run / "checkpoints" / "main"
-    network = classifier.build(WIDTHS["tiny"], 2, 4)
+    branched = classifier.build(SPEC)
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), np.uint8)
-    pixels = Pixels(*np.float32([[0.4, 0.5, 0.6], [0.2, 0.3, 0.4]]))
     rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(network.init, jax.random.key(3), images[:1] / 255.0)
+    shapes = jax.eval_shape(branched.init, jax.random.key(3), images[:1] / 255.0)
     params, stats = jax.tree.map(
         lambda leaf: jnp.asarray(rng.uniform(0.1, 1, leaf.shape), leaf.dtype), shapes
     )
-    about = classifier.describe(
-        WIDTHS["tiny"], 2, "abcd", (8, 6, 3), pixels, clamp="tanh"
-    )
-    checkpoints.describe(folder, about)
+    checkpoints.write_spec(folder, SPEC)
     checkpoints.save(folder, 5, model={"params": params, "batch_stats": stats})
-    v = classifier.predict(network, params, stats, images, pixels)
+    v = classifier.predict(branched, params, stats, images, SPEC.pixels)
     return run, images, v
 
 
@@ -91,22 +78,25 @@ def test_a_loaded_classifier_answers_as_the_saved_one(saved):
     run, images, v = saved
     loaded = classifier.load(run)
     assert (loaded.step, loaded.network.num_branches) == (5, 2)
-    assert loaded.description["classes"] == ["a", "b", "c", "d"]
-    assert loaded.description["clamp"] == "tanh"
+    assert loaded.spec == SPEC
+    assert loaded.spec.classes == ("a", "b", "c", "d")
+    assert loaded.spec.clamp == "tanh"
     assert_array_equal(loaded.responses(images), v)
 
 
 def test_a_checkpoint_of_another_kind(saved, tmp_path):
-    checkpoints.describe(tmp_path / "net", {"kind": "generator"})
-    checkpoints.save(tmp_path / "net", 1, model={"a": jnp.zeros(2)})
+    folder = tmp_path / "net"
+    folder.mkdir()
+    files.write_json(folder / checkpoints.SPEC, {"kind": "generator"})
+    checkpoints.save(folder, 1, model={"a": jnp.zeros(2)})
     with pytest.raises(UserError, match="holds no classifier"):
-        classifier.load(tmp_path / "net")
+        classifier.load(folder)
 
 
 def test_flops_are_those_of_the_convolutions_and_little_more(saved):
     run, _, _ = saved
-    about = classifier.load(run).description
-    height, width, channels = about["image_shape"]
+    spec = classifier.load(run).spec
+    height, width, channels = spec.image_shape
     size, count = height * width, 2 * 9 * channels * 2 * height * width  # the stem
     before = 2
     for out, stride in zip(WIDTHS["tiny"], STRIDES, strict=True):
@@ -117,15 +107,16 @@ def test_flops_are_those_of_the_convolutions_and_little_more(saved):
         before = out
     # XLA leaves out the products with padding, a large part of so small an image, and
     # counts BatchNorm.
-    assert 0.5 * count < classifier.forward_flops(about) < 1.3 * count
+    assert 0.5 * count < classifier.forward_flops(spec) < 1.3 * count
 
 
 def test_features_are_what_the_last_layer_reads():
-    network = classifier.build(WIDTHS["tiny"], 2, 3)
+    spec = dataclasses.replace(SPEC, classes=("a", "b", "c"), image_shape=(8, 8, 1))
+    branched = classifier.build(spec)
     images = np.random.default_rng(2).integers(0, 256, (3, 8, 8, 1), np.uint8)
-    params, stats = network.init(jax.random.key(4), jnp.asarray(normalised(images)))
+    params, stats = branched.init(jax.random.key(4), jnp.asarray(normalised(images)))
     v, features = (
-        classifier.predict(network, params, stats, images, PIXELS, features=flag)
+        classifier.predict(branched, params, stats, images, PIXELS, features=flag)
         for flag in (False, True)
     )
     assert features.shape == (2, 3, WIDTHS["tiny"][-1])

@@ -19,6 +19,21 @@ def test_psnr_of_a_known_error(rng):
     assert_allclose(measures.psnr(x, y)[1], 10 * np.log10(4e12))
 
 
+def test_psnr_inside_counts_the_pixels_of_the_mask(rng):
+    x = rng.uniform(-1, 1, (3, 8, 8, 3))
+    masks = np.zeros((3, 8, 8), bool)
+    masks[:2, 2:4, 5:] = True
+    y = x + 0.5  # which must not count
+    y[masks] = x[masks] + 0.02
+    y[1, 2:4, 5:, 0] = x[1, 2:4, 5:, 0]  # one of three channels is equal
+    found = measures.psnr_inside(x, y, masks)
+    assert_allclose(found[:2], [40.0, 40 + 10 * np.log10(1.5)])
+    assert np.isnan(found[2])
+    assert_allclose(
+        measures.psnr_inside(x, y, np.ones_like(masks)), measures.psnr(x, y)
+    )
+
+
 def test_ssim_is_the_formula_of_wang_et_al(rng):
     from scipy.ndimage import gaussian_filter
 
@@ -64,6 +79,16 @@ def test_part_enrichment_is_relative_to_the_area():
     assert_allclose(found[:, 0], [4, 1, 2])
     assert np.isnan(found[:, 1]).all()
     assert np.isnan(measures.part_enrichment(0 * v, mask)).all()
+
+
+def test_energy_share_of_a_mask():
+    masks = np.zeros((3, 4, 4), bool)
+    masks[:, :2, :2] = True
+    images = np.zeros((3, 4, 4, 2))
+    images[0, 0, 0] = [1, -2]  # energy 5 inside, 15 outside
+    images[0, 3, 2, 1] = np.sqrt(15)
+    images[1] = 0.3
+    assert_allclose(measures.energy_share(images, masks), [0.25, 0.25, 0])
 
 
 def test_layer_correlation_is_pearsons(rng):

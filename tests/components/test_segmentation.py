@@ -4,6 +4,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skimage.color import rgb2hsv
 
 from bspec_jax.components import segmentation
+from bspec_jax.components.pairs import mean_pair_score
 from bspec_jax.components.segmentation import Choice, segment
 
 HEIGHT, WIDTH = 40, 48
@@ -16,7 +17,6 @@ def ellipse(row, column, height, width):
 
 EYES = ellipse(14, 14, 4, 5) | ellipse(15, 34, 4, 5)
 NOSE = ellipse(26, 24, 4, 3)
-EARS = ellipse(3, 9, 2, 3) | ellipse(3, 39, 2, 5)  # less alike than the eyes
 
 
 def components(noise: float = 0.02):
@@ -99,72 +99,6 @@ def test_components_must_exist(chosen):
             segment(components(), choice)
 
 
-def test_multiplicity_is_the_number_of_regions_in_a_row():
-    low = ellipse(33, 24, 1, 20)
-    mask = EYES | NOSE | EARS | low
-    found = segmentation.regions(mask)
-    number = dict(
-        zip(
-            [int(np.nonzero(region)[0].mean()) for region in found],
-            segmentation.multiplicity(found),
-            strict=True,
-        )
-    )
-    assert number == {3: 2, 14: 2, 15: 2, 26: 1, 33: 1}
-
-
-def test_of_several_pairs_the_most_alike_is_kept():
-    assert_array_equal(segmentation.pair(EYES | NOSE | EARS), EYES)
-    assert_array_equal(segmentation.pair(EARS | NOSE), EARS)
-    third = ellipse(15, 24, 3, 2)  # between the eyes: their rows are crossed by three
-    assert not segmentation.pair(EYES | third).any()
-    assert_array_equal(segmentation.pair(EYES | third | EARS), EARS)
-    # Regions of other rows are more alike, but not beside each other.
-    upper = ellipse(10, 14, 4, 5) | ellipse(10, 34, 2, 2)
-    lower = ellipse(26, 14, 2, 2) | ellipse(26, 34, 4, 5)
-    found = segmentation.pair(upper | lower)
-    assert (found == upper).all() or (found == lower).all()
-
-
-def test_specks_are_no_regions():
-    mask = EYES.copy()
-    mask[15, 24] = True
-    assert len(segmentation.regions(mask)) == 2
-    assert not segmentation.regions(np.zeros((4, 4), bool)).size
-    corner = np.pad(np.eye(3, dtype=bool), 2)  # regions may hang together at a corner
-    assert len(segmentation.regions(corner)) == 1
-
-
-def test_what_the_edge_cuts_is_no_region():
-    for edge in (ellipse(15, 0, 3, 3), ellipse(15, 47, 3, 3), ellipse(39, 20, 3, 3)):
-        assert_array_equal(segmentation.regions(EYES | edge).any(0), EYES)
-        assert_array_equal(segmentation.pair(EYES | edge), EYES)
-
-
-def test_the_score_prefers_mirrored_compact_pairs():
-    score = segmentation.pair_score
-    assert score(EYES) > 0.9
-    tilted = [np.arange(9)[:, None] - np.arange(9) == 0]
-    slanted = np.zeros_like(EYES)
-    slanted[10:19, 10:19] |= tilted[0]
-    parallel, mirrored = slanted.copy(), slanted.copy()
-    parallel[10:19, 30:39] |= tilted[0]
-    mirrored[10:19, 30:39] |= tilted[0][:, ::-1]
-    assert score(mirrored) > 2 * score(parallel)
-    unequal = ellipse(14, 14, 4, 5) | ellipse(15, 34, 2, 2)
-    assert score(unequal) < 0.5 * score(EYES)
-    hollow = EYES & ~(ellipse(14, 14, 3, 4) | ellipse(15, 34, 3, 4))
-    assert score(hollow) < 0.6 * score(EYES)
-    assert score(EYES | NOSE) == score(NOSE) == score(np.zeros_like(EYES)) == 0
-
-
-def test_the_score_knows_no_left_and_right():
-    pair = ellipse(14, 14, 4, 5) | ellipse(15, 34, 3, 6)
-    assert_allclose(
-        segmentation.pair_score(pair), segmentation.pair_score(pair[:, ::-1]), rtol=0.05
-    )
-
-
 def test_iou_counts_misses():
     masks = np.stack([EYES, np.zeros_like(EYES), NOSE, np.zeros_like(EYES)])
     right = np.stack([EYES, EYES, EYES, np.zeros_like(EYES)])
@@ -181,7 +115,7 @@ def test_the_search_finds_eyes_without_labels():
     def overlap(masks):
         return segmentation.iou(masks, truth()).mean()
 
-    values = (segmentation.mean_pair_score, overlap)
+    values = (mean_pair_score, overlap)
     done = []
     found, best = segmentation.search(scalars, values, advance=done.append)
     expected = segmentation.search_size(len(scalars), len(values)) * scalars.shape[1]

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from bspec_jax.components.shading import angular_error, normals_from_shading
+from bspec_jax.components.shading import (
+    DAMPINGS,
+    RELIEFS,
+    angular_error,
+    fit_shading,
+    mean_angular_error,
+    normals_from_shading,
+)
 from bspec_jax.data import faces
 
 SIZE = 64
@@ -101,3 +108,26 @@ def test_angular_error_is_in_degrees():
     other = np.array([[0, 0, 1], [0, 0, 1], [0, -1, 0], [0, 0.6, 0.8]])
     expected = [0, 90, 180, math.degrees(math.acos(0.8))]
     assert_allclose(angular_error(normals, other), expected, atol=1e-6)
+
+
+def test_the_mean_error_is_over_the_region_of_each_image():
+    normals = np.zeros((2, 1, 3, 3))
+    normals[..., 2] = 1
+    truth = normals.copy()
+    truth[0, 0, 1] = [0, 1, 0]
+    truth[1, 0, 2] = [0, 0.6, 0.8]
+    region = np.array([[[True, True, False]], [[False, False, True]]])
+    expected = [45, math.degrees(math.acos(0.8))]
+    assert_allclose(mean_angular_error(normals, truth, region), expected, atol=1e-6)
+
+
+def test_a_fit_finds_the_settings_that_made_the_truth():
+    shading = np.random.default_rng(0).normal(size=(2, 16, 12))
+    region = np.zeros(shading.shape, bool)
+    region[:, 3:9, 2:10] = True
+    relief, damping = RELIEFS[3], DAMPINGS[1]
+    truth = normals_from_shading(shading, relief=relief, damping=damping)
+    truth[~region] = [1, 0, 0]  # which must not count
+    found = fit_shading(5 * shading + 1, truth, region)
+    assert (found.relief, found.damping) == (relief, damping)
+    assert_allclose(found.error, 0, atol=1e-5)

@@ -195,16 +195,18 @@ def test_other_prepared_sets(monkeypatch):
         with pytest.raises(UserError, match=message):
             load_fake(monkeypatch, fake_builder(*args, **kwargs))
 
-    refuses(
-        r"differ in shape \(4x4x3, 6x4x3\): set `image_size`", {**both.info.splits}
-    )
+    refuses(r"differ in shape \(4x4x3, 6x4x3\): set `image_size`", {**both.info.splits})
     refuses("differ in shape", {"train": train[:1], "test": train[1:]})
     refuses("no split validation", {"train": train})
     refuses("no split train", {"test": train})
     refuses(
         "test of fake has examples without", {"train": train[:1], "test": [(4, -1)]}
     )
-    refuses("not an image classification", {"train": train, "test": train}, shape=(None, 4, 4, 3))
+    refuses(
+        "not an image classification",
+        {"train": train, "test": train},
+        shape=(None, 4, 4, 3),
+    )
     refuses("a split without images", {"train": train[:1], "test": []})
 
     def fails(split):

@@ -2,19 +2,13 @@ import gzip
 
 import numpy as np
 import pytest
-from helpers import by_image
+from helpers import by_image, write_idx
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from bspec_jax.data import fashion_mnist, load, prepared, sources
 from bspec_jax.data.folder import read_images
 from bspec_jax.storage.errors import ArgumentError, UserError
-
-
-def write_idx(path, array, magic=None):
-    header = bytes(magic or (0, 0, 8, array.ndim))
-    data = header + np.array(array.shape, ">u4").tobytes() + array.tobytes()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
 
 
 def write_fashion(folder, suffix=".gz", train=30, test=7):

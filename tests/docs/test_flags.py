@@ -3,6 +3,7 @@ import dataclasses
 import importlib
 import re
 import sys
+from pathlib import PurePath
 
 import pytest
 from helpers import ROOT
@@ -17,22 +18,39 @@ PAGES = {
 }
 
 
+def config_of(name):
+    return importlib.import_module(f"experiments.{name}.config").Config
+
+
 def test_every_experiment_has_a_page_with_its_flags():
-    modules = (ROOT / "experiments").glob("*.py")
-    named = {m.stem for m in modules if "class Config(" in m.read_text()}
-    assert set(PAGES) == named
+    configs = (ROOT / "experiments").glob("*/config.py")
+    assert set(PAGES) == {path.parent.name for path in configs}
     for name, page in PAGES.items():
         assert page.stem == name
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_shows_every_flag_and_its_default(name):
-    config = importlib.import_module(f"experiments.{name}").Config
     expected = {
         field.name.replace("_", "-"): field.default
-        for field in dataclasses.fields(config)
+        for field in dataclasses.fields(config_of(name))
     }
-    shown = hooks.on_page_markdown(PAGES[name].read_text())
-    rows = re.findall(r"^\| `--([a-z0-9-]+)` \| `(.*?)` \| .{8,} \|$", shown, re.M)
+    table = hooks.on_page_markdown(PAGES[name].read_text())
+    rows = re.findall(r"^\| `--([a-z0-9-]+)` \| `(.*?)` \| .{8,} \|$", table, re.M)
     assert {flag: ast.literal_eval(default) for flag, default in rows} == expected
     assert len(rows) == len(expected)
+    assert not any(isinstance(default, PurePath) for default in expected.values())
+
+
+def test_flags_are_declared_once():
+    """What several experiments have is in a class that they share."""
+    owners = {}
+    for name in PAGES:
+        for owner in config_of(name).__mro__[:-1]:
+            for field in hooks.field_docs(owner):
+                owners.setdefault(field, set()).add(owner)
+    # Of another meaning or default in each experiment.
+    shared = {"branches", "trials", "dataset", "image_size", "test_examples"}
+    shared |= {"batch_size", "learning_rate", "log_every", "checkpoint_every"}
+    shared |= {"checkpoint", "images", "choose_examples", "part", "skip_flip"}
+    assert {name for name, of in owners.items() if len(of) > 1} <= shared

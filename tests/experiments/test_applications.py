@@ -3,34 +3,60 @@ import json
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT, check_refused, finish, start, without_timing
+from helpers import (
+    ROOT,
+    check_refused,
+    finish,
+    start,
+    without_timing,
+    write_generator,
+)
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bspec_jax.components import recombination
-from bspec_jax.components.shading import angular_error, normals_from_shading
-from bspec_jax.generator.network import to_signed
-from experiments import applications as experiment
-from experiments import applications_analysis as analysis
-from experiments import applications_augmentation as aug
-from experiments.applications import Config, saved_choice
-from experiments.applications_data import Faces, as_input
-from experiments.class_transfer_data import ground_truth, labels_of_faces
+from bspec_jax.components.shading import (
+    RELIEFS,
+    angular_error,
+    mean_angular_error,
+    normals_from_shading,
+)
+from bspec_jax.data import sources
+from bspec_jax.data.images import of_classes
+from bspec_jax.generator import to_signed
+from experiments.applications import __main__ as experiment
+from experiments.applications import augmentation as aug
+from experiments.applications.config import Config
+from experiments.applications.data import Examples, as_input
+from experiments.applications.editing import editing_scores
+from experiments.applications.filtering import REMOVABLE, removal_scores, remove
+from experiments.applications.masks import saved_segmenter
+from experiments.applications.shape import shape_scores
 
 RUNS = ROOT / "docs" / "runs"
 CLASSES = ("cat", "dog", "tiger")
 SIZE = 32
 
 
-def some(split="test", count=6, **stacks):
+def faces_of(*classes):
+    """The synthetic faces of some classes."""
+    return of_classes(sources.find("faces", None, SIZE), classes)
+
+
+def faces_with(split="test", count=6, **stacks):
     """Faces of all classes without a generator; `stacks` make components of them."""
+    part = getattr(faces_of(*CLASSES), split)
     indices = np.arange(count)
-    truth = ground_truth(CLASSES, split, indices, SIZE)
-    labels = labels_of_faces(CLASSES, split)[indices]
+    truth = part.ground_truth(indices)
     x = as_input(truth)
-    found = Faces(CLASSES, split, indices, x, labels, truth, 0.5 * x, 0 * x, {})
+    labels = part.labels()[indices]
+    found = Examples(part, indices, x, labels, truth, 0.5 * x, 0 * x, {})
     return found._replace(
         stacks={name: np.stack(make(found)) for name, make in stacks.items()}
     )
+
+
+def removed(config, train, test, part):
+    return removal_scores(config, remove(train, part), remove(test, part))
 
 
 class Oracle:
@@ -45,10 +71,11 @@ class Oracle:
 
 
 def test_faces_of_some_classes_are_numbered_in_their_order():
-    labels = labels_of_faces(("tiger", "cat"), "test")
+    some_classes = faces_of("tiger", "cat").test
+    labels = some_classes.labels()
     assert labels[:6].tolist() == [1, 0, 1, 0, 1, 0]  # cat, dog, tiger in turn
-    two = ground_truth(("tiger", "cat"), "test", np.array([1, 2]), SIZE)
-    all_of_them = ground_truth(CLASSES, "test", np.array([2, 3]), SIZE)
+    two = some_classes.ground_truth(np.array([1, 2]))
+    all_of_them = faces_of(*CLASSES).test.ground_truth(np.array([2, 3]))
     assert_array_equal(two.image, all_of_them.image)
 
 
@@ -58,12 +85,12 @@ def test_edits_are_measured_by_what_falls_in_the_part():
         in_eyes = np.where(eyes, 0.5, 0) + np.zeros(3)
         return in_eyes, np.full(faces.x.shape, 0.25)
 
-    faces = some(responses=make)
+    faces = faces_with(responses=make)
     eyes = faces.truth.masks["eyes"]
     masks = eyes.copy()
     masks[:, 0] = True  # and a row that is none
     config = Config(gain=3.0)
-    found = analysis.editing(config, faces, masks, Oracle(faces))
+    found = editing_scores(config, faces, masks, Oracle(faces))
     assert_allclose(found["chance"], eyes.mean())
     assert found["classes_right"] == 1
     local, constant = found["responses"]
@@ -77,11 +104,11 @@ def test_edits_are_measured_by_what_falls_in_the_part():
     assert_allclose(constant["change"], 0.25, rtol=1e-5)
     # The edited ones are all taken for the first class, as two of six are.
     assert_allclose(constant["class_kept"], 1 / 3)
-    unchanged = analysis.editing(Config(gain=1.0), faces, masks, Oracle(faces))
+    unchanged = editing_scores(Config(gain=1.0), faces, masks, Oracle(faces))
     assert unchanged["responses"][1]["class_kept"] == 1
     # An empty mask changes nothing, of which nothing is in the part.
     masks[0] = False
-    found = analysis.editing(config, faces, masks, Oracle(faces))
+    found = editing_scores(config, faces, masks, Oracle(faces))
     assert_allclose(
         found["responses"][1]["inside"]["mean"], share[1:].sum() / 6, rtol=1e-5
     )
@@ -93,9 +120,9 @@ def without_eyes(faces):
 
 
 def test_a_component_that_is_the_part_is_removed_whole():
-    train = some("train", 9, responses=without_eyes)
-    test = some("test", 6, responses=without_eyes)
-    found = analysis.filtered(Config(), train, test, "eyes")
+    train = faces_with("train", 9, responses=without_eyes)
+    test = faces_with("test", 6, responses=without_eyes)
+    found = removed(Config(), train, test, "eyes")
     methods = found["methods"]
     assert found["images"] == 6
     for place in ("everywhere", "inside"):
@@ -124,9 +151,9 @@ def test_a_component_that_is_the_part_is_removed_whole():
 
 
 def test_named_components_are_attenuated_by_hand():
-    test = some("test", 3, responses=without_eyes)
+    test = faces_with("test", 3, responses=without_eyes)
     config = Config(attenuate=(0, 1), attenuation=0.25)
-    found = analysis.filtered(config, test, test, "eyes")["methods"]
+    found = removed(config, test, test, "eyes")["methods"]
     for place in ("everywhere", "inside"):
         assert found[f"responses_{place}"]["gains"].tolist() == [0.25, 0.25, 1]
     stack = test.stacks["responses"]
@@ -140,8 +167,8 @@ def test_named_components_are_attenuated_by_hand():
 
 
 def test_only_faces_that_have_the_part_are_scored():
-    test = some("test", 6, responses=without_eyes)
-    found = analysis.filtered(Config(), test, test, "whiskers")
+    test = faces_with("test", 6, responses=without_eyes)
+    found = removed(Config(), test, test, "whiskers")
     assert found["images"] == 4  # dogs have none
     assert found["methods"]["nothing"]["psnr"]["images"] == 4
     assert found["methods"]["nothing"]["psnr"]["mean"] < 60
@@ -152,12 +179,12 @@ def test_the_component_that_is_the_light_gives_its_normals():
         light = np.broadcast_to(faces.truth.diffuse, faces.x.shape)
         return np.random.default_rng(0).normal(size=light.shape), 3 * light - 1, faces.x
 
-    train, test = some("train", 6, responses=make), some(responses=make)
-    found = analysis.shape(train, test)
+    train, test = faces_with("train", 6, responses=make), faces_with(responses=make)
+    found = shape_scores(train, test)
     assert found["responses"]["which"] == 1
     assert_allclose(found["responses"]["mean"], found["light"]["mean"], rtol=1e-4)
     assert found["light"]["mean"] < found["image"]["mean"] < found["flat"]["mean"]
-    seen = test.seen()
+    seen = test.foreground()
     tilted = np.degrees(np.arccos(test.truth.normals[..., 2]))
     by_face = [np.mean(t[s]) for t, s in zip(tilted, seen, strict=True)]
     assert_allclose(found["flat"]["mean"], np.mean(by_face), rtol=1e-5)
@@ -170,15 +197,16 @@ def test_the_component_that_is_the_light_gives_its_normals():
     assert_allclose(row["mean"], np.mean(by_face), rtol=1e-5)
     # Chosen on the training faces: no other setting is better there.
     shading = train.x.mean(-1)
-    for relief in analysis.RELIEFS:
+    for relief in RELIEFS:
         normals = normals_from_shading(shading, relief=relief, damping=row["damping"])
-        assert analysis.errors(train, normals).mean() >= row["chosen_at"] - 1e-9
+        error = mean_angular_error(normals, train.truth.normals, train.foreground())
+        assert error.mean() >= row["chosen_at"] - 1e-9
 
 
 def test_other_faces_are_of_the_same_class():
     labels = np.array([0, 1, 0, 1, 1])
     stack = np.arange(10.0).reshape(2, 5, 1, 1, 1)
-    found = aug.of_another(stack, labels)[..., 0, 0, 0]
+    found = aug.of_other_images(stack, labels)[..., 0, 0, 0]
     assert found.tolist() == [[2, 4, 0, 1, 3], [7, 9, 5, 6, 8]]
 
 
@@ -186,25 +214,25 @@ def test_faces_are_perturbed_anew_in_each_epoch():
     def make(faces):
         return 0.2 * faces.x, np.roll(faces.x, 1, 2)
 
-    faces = some(responses=make)
+    faces = faces_with(responses=make)
     keys = jax.random.split(jax.random.key(0), 2)
-    plain = aug.drawn(faces, aug.NONE, 0.2)
+    plain = aug.epoch_images(faces, aug.NONE, 0.2)
     assert_array_equal(plain(keys[0]), plain(keys[1]))
-    assert_array_equal(plain(keys[0]), aug._small(faces.x))
-    drawn = aug.drawn(faces, "responses", 0.2)
+    assert_array_equal(plain(keys[0]), aug.to_small_bytes(faces.x))
+    drawn = aug.epoch_images(faces, "responses", 0.2)
     stack = faces.stacks["responses"]
     expected = recombination.perturb_components(
         keys[0], faces.x - stack.sum(0), stack, 0.2
     )
     found = np.asarray(drawn(keys[0]), int)
-    assert np.abs(found - np.asarray(aug._small(expected), int)).max() <= 1
+    assert np.abs(found - np.asarray(aug.to_small_bytes(expected), int)).max() <= 1
     assert np.abs(found - np.asarray(drawn(keys[1]), int)).mean() > 2
-    others = aug.drawn(faces, aug.OTHERS, 0.2)(keys[0])
+    others = aug.epoch_images(faces, aug.OTHERS, 0.2)(keys[0])
     assert np.abs(found - np.asarray(others, int)).mean() > 1
 
 
 def test_gains_of_accuracy_are_in_pairs():
-    found = aug.compared([0.9, 0.8, 0.7], [0.8, 0.6, 0.7])
+    found = aug.accuracy_scores([0.9, 0.8, 0.7], [0.8, 0.6, 0.7])
     assert_allclose(found["accuracy"], 0.8)
     assert_allclose(found["gain"], 0.1)
     half = 4.302652729911275 * 0.1 / np.sqrt(3)  # Student's, two degrees of freedom
@@ -212,7 +240,7 @@ def test_gains_of_accuracy_are_in_pairs():
 
 
 def test_the_choice_of_a_run_of_segment():
-    choice, border = saved_choice(Config(segmentation=RUNS / "faces_segmentation"))
+    choice, border = saved_segmenter(RUNS / "faces_segmentation")
     saved = json.loads((RUNS / "faces_segmentation" / "results.json").read_text())
     saved_one = saved["methods"]["components"]["choice"]
     assert list(choice.surface) == saved_one["surface"]
@@ -257,7 +285,7 @@ def test_a_run_scores_all_applications_and_can_be_repeated(finished):
     assert names == {
         *("editing", "editing_shares", "shape", "shape_errors"),
         *("augmentation", "augmentation_faces"),
-        *(f"filtering_{part}" for part in analysis.REMOVABLE),
+        *(f"filtering_{part}" for part in REMOVABLE),
     }
 
 
@@ -280,30 +308,30 @@ def test_figures_are_drawn_again_and_for_another_component(finished):
     [
         ((), 2, "--checkpoint needs the folder of a class-transfer run"),
         (
-            ("--checkpoint", RUNS / "shoes_gaussian"),
+            ("--checkpoint", "SHOES"),
             1,
             "was trained on fashion_mnist",
         ),
         (
-            ("--checkpoint", RUNS / "faces_gaussian", "--attenuate", 9),
+            ("--checkpoint", RUNS / "faces_diffusion", "--attenuate", 9),
             2,
             "--attenuate must be 0..8, got 9",
         ),
         (
-            ("--checkpoint", RUNS / "faces_gaussian", "--component", -1),
+            ("--checkpoint", RUNS / "faces_diffusion", "--component", -1),
             2,
             "--component must be 0..8, got -1",
         ),
         (
             (
-                *("--checkpoint", RUNS / "faces_gaussian"),
-                *("--segmentation", RUNS / "faces_gaussian"),
+                *("--checkpoint", RUNS / "faces_diffusion"),
+                *("--segmentation", RUNS / "faces_diffusion"),
             ),
             1,
             "is a run of class_transfer, not segment",
         ),
         (
-            ("--checkpoint", RUNS / "faces_gaussian", "--scale", 0),
+            ("--checkpoint", RUNS / "faces_diffusion", "--scale", 0),
             2,
             "--scale must be finite, above 0, got 0.0",
         ),
@@ -311,12 +339,21 @@ def test_figures_are_drawn_again_and_for_another_component(finished):
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, monkeypatch, capsys, flags, status, message):
+    shoes = tmp_path / "shoes"
+    if "SHOES" in flags:
+        write_generator(
+            shoes,
+            classes=("sandal", "sneaker"),
+            image_shape=(16, 16, 1),
+            dataset="fashion_mnist",
+        )
+    flags = (shoes if flag == "SHOES" else flag for flag in flags)
     given = ("--workdir", tmp_path / "run", *flags)
     check_refused(experiment, given, status, message, monkeypatch, capsys)
     assert not (tmp_path / "run").exists()
 
 
 def test_what_is_read_are_bytes():
-    truth = ground_truth(CLASSES, "test", np.array([0]), SIZE)
+    truth = faces_of(*CLASSES).test.ground_truth(np.array([0]))
     x = as_input(truth)
     assert_array_equal(x, to_signed(np.uint8(np.round(255 * truth.image))))

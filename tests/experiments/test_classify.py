@@ -8,9 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import check_refused, finish, start, wait_for, without_timing
+from helpers import (
+    check_refused,
+    finish,
+    start,
+    wait_for,
+    without_timing,
+    write_idx,
+)
 from numpy.testing import assert_allclose, assert_array_equal
-from test_data import write_idx
 
 from bspec_jax import classifier, data, runs
 from bspec_jax.classifier import contributions
@@ -20,8 +26,8 @@ from bspec_jax.data.augmentation import normalise
 from bspec_jax.losses import classification_loss
 from bspec_jax.storage import checkpoints
 from bspec_jax.storage.errors import UserError
-from experiments import classify as experiment
-from experiments import hessian_checkpoint
+from experiments.classify import __main__ as experiment
+from experiments.hessian import checkpoint
 from experiments.keep import keep
 
 FIGURES = {
@@ -80,7 +86,7 @@ def finished(shared, images):
 @pytest.fixture(scope="module")
 def kept(finished, shared):
     folder = shared / "kept"
-    keep(finished[0], folder, networks=("main",))
+    keep(finished[0], folder, networks=("main",), examples=40)
     return folder
 
 
@@ -114,14 +120,14 @@ def test_results_follow_from_the_responses(finished, images):
     assert_allclose(results["networks"][0]["class_outputs"], class_means, rtol=1e-4)
     assert results["selection"]["branches"] == list(np.argsort(-norms)[:2])
     start = np.linalg.norm(initial.reshape(3, -1), axis=1)
-    found = contributions.enrichment(
+    expected = contributions.enrichment(
         contributions.confidence(initial, labels),
         labels,
         start >= 0.1 * start.max(),
         10,
     )
     pairs = results["enrichment"]["significant_pairs"]
-    assert pairs["before training"] == found.significant.sum()
+    assert pairs["before training"] == expected.significant.sum()
     assert list(pairs) == ["trained", "before training", "trained separately"]
 
 
@@ -142,7 +148,7 @@ def test_training_learns_and_starts_from_what_is_called_initial(finished, images
 
 def test_every_network_is_there_and_the_control_is_another(finished):
     workdir, results, out = finished
-    names = [(one["name"], one["branches"]) for one in results["networks"]]
+    names = [(n["name"], n["branches"]) for n in results["networks"]]
     assert names == [("main", 3), ("branches_2", 2), ("control", 3)]
     assert results["sweep"]["branches"] == [2, 3]
     assert len(results["measures"]["control"]["index"]["mean"]) == 2
@@ -159,9 +165,9 @@ def test_every_network_is_there_and_the_control_is_another(finished):
 
 def test_the_pruned_network_is_the_sum_of_the_active_branches(finished, images):
     workdir, results, _ = finished
-    shown = data.load("fashion_mnist", images, validation_examples=60).test.images
+    test = data.load("fashion_mnist", images, validation_examples=60).test
     pruned = classifier.load(workdir / "checkpoints" / "pruned")
-    v = pruned.responses(shown)
+    v = pruned.responses(test.images)
     trained, _ = responses(workdir)
     norms = np.linalg.norm(trained.reshape(3, -1), axis=1)
     active = norms >= 0.1 * norms.max()
@@ -170,23 +176,24 @@ def test_the_pruned_network_is_the_sum_of_the_active_branches(finished, images):
     assert results["pruned"]["parameters_before"] == 3 * 2128 - 3 * 18 * 2  # grey
 
 
-def test_figures_are_drawn_and_drawn_again(finished, kept):
+def test_figures_are_drawn_and_drawn_again(finished, shared, monkeypatch, capsys):
     workdir, _, _ = finished
     figures = workdir / "figures"
     assert {path.stem for path in figures.iterdir()} == FIGURES
     before = {path: path.read_bytes() for path in figures.iterdir()}
-    shutil.rmtree(kept / "figures")  # of the network, without saved responses
-    finish(start("classify", "--workdir", kept, "--figures-only"))
-    again = {workdir / p.relative_to(kept): p for p in kept.glob("figures/*")}
+    copy = shared / "copy"  # of the network, without saved responses
+    unused = shutil.ignore_patterns("figures", "predictions", "training")
+    shutil.copytree(workdir, copy, ignore=unused)
+    finish(start("classify", "--workdir", copy, "--figures-only"))
+    again = {workdir / p.relative_to(copy): p for p in copy.glob("figures/*")}
     assert {path: again[path].read_bytes() for path in again} == before
     chosen = [*("--figure-branches", 2), *("--figure-classes", 5, 1)]
     finish(start("classify", "--workdir", workdir, "--figures-only", *chosen))
     changed = {p.stem for p, old in before.items() if p.read_bytes() != old}
     assert changed == {"fig08_confident", "fig16_confident"}
     bad = ("--workdir", workdir, "--figures-only", "--figure-branches", 3)
-    _, err = finish(start("classify", *bad), 2)
-    assert err.count("\n") == 1
-    assert "--figure-branches must be below 3" in err
+    message = "--figure-branches must be below 3"
+    check_refused(experiment, bad, 2, message, monkeypatch, capsys)
 
 
 def test_only_some_networks_are_kept(finished, kept, shared):
@@ -196,14 +203,33 @@ def test_only_some_networks_are_kept(finished, kept, shared):
     bare = shared / "bare"
     keep(workdir, bare, networks=())
     names = {path.name for path in workdir.iterdir()}
-    expected = names - {"checkpoints", "predictions"}
+    expected = names - {"checkpoints", "predictions", "examples.npz", "metrics.jsonl"}
     assert {path.name for path in bare.iterdir()} == expected
     with pytest.raises(UserError, match="has no network mine; it has branches_2, cont"):
         keep(workdir, shared / "never", networks=("mine",))
     assert not (shared / "never").exists()
 
 
-def test_a_killed_run_resumes_bit_for_bit(finished, shared, images):
+def test_a_kept_run_draws_what_it_has(finished, kept, shared, monkeypatch, capsys):
+    again = shared / "kept_again"
+    keep(finished[0], again, networks=())
+    for workdir, missing in (
+        (kept, set()),
+        (again, {"fig07_confidence", "fig08_confident", "fig16_confident"}),
+    ):
+        shutil.rmtree(workdir / "figures")
+        experiment.main(experiment.Config(workdir=workdir, figures_only=True))
+        drawn = {path.stem for path in (workdir / "figures").iterdir()}
+        assert drawn == FIGURES - missing
+    flags = ("--workdir", again, "--figures-only", "--figure-branches", 1)
+    message = f"--figure-branches: {again} has no test images to show"
+    capsys.readouterr()
+    check_refused(experiment, flags, 1, message, monkeypatch, capsys)
+
+
+def test_a_killed_run_resumes_bit_for_bit(
+    finished, shared, images, monkeypatch, capsys
+):
     whole, _, _ = finished
     workdir = shared / "killed"
     process = start("classify", *flags_for(images, workdir))
@@ -214,13 +240,13 @@ def test_a_killed_run_resumes_bit_for_bit(finished, shared, images):
     assert 0 < checkpoints.steps(folder)[-1] < 90
     resuming_a_damaged_copy_is_one_line(shared, images, workdir)
     finish(start("classify", *flags_for(images, workdir), "--resume"))
-    one, other = (classifier.load(folder) for folder in (whole, workdir))
-    assert one.step == other.step == 90
-    for a, b in zip(*(leaves(loaded) for loaded in (one, other)), strict=True):
+    unstopped, resumed = (classifier.load(folder) for folder in (whole, workdir))
+    assert unstopped.step == resumed.step == 90
+    for a, b in zip(leaves(unstopped), leaves(resumed), strict=True):
         assert_array_equal(a, b)
     assert without_timing(workdir) == without_timing(whole)
-    _, err = finish(start("classify", *flags_for(images, workdir), "--resume"), 1)
-    assert "is finished; nothing to resume" in err
+    flags, message = flags_for(images, workdir), "is finished; nothing to resume"
+    check_refused(experiment, [*flags, "--resume"], 1, message, monkeypatch, capsys)
 
 
 def resuming_a_damaged_copy_is_one_line(shared, images, stopped):
@@ -274,20 +300,20 @@ def test_wrong_input_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_widths_by_number(finished, shared, images, tmp_path):
+def test_widths_by_number(finished, images, monkeypatch, capsys):
     # The same as the preset; a run of other flags is not resumed.
     workdir, _, _ = finished
     widths = tuple(map(str, WIDTHS["tiny"]))
     assert experiment.Config(widths=widths).widths_list == WIDTHS["tiny"]
     changed = [*flags_for(images, workdir), "--resume", "--branches", 4]
-    _, err = finish(start("classify", *changed), 1)
-    assert "has --branches 3, not 4" in err
+    message = "has --branches 3, not 4"
+    check_refused(experiment, changed, 1, message, monkeypatch, capsys)
 
 
 def test_leaves_that_are_too_large(finished, monkeypatch):
-    monkeypatch.setattr(hessian_checkpoint, "MOST_PARAMETERS", 53)
+    monkeypatch.setattr(checkpoint, "MOST_PARAMETERS", 53)
     with pytest.raises(runs.FlagError, match="chooses 54 parameters in all branches"):
-        hessian_checkpoint.prepare(finished[0], None)
+        checkpoint.prepare(finished[0], None)
 
 
 def test_the_hessian_of_the_checkpoint(finished, shared, images):
@@ -296,15 +322,15 @@ def test_the_hessian_of_the_checkpoint(finished, shared, images):
     flags = ("--checkpoint", trained, "--examples", 20, "--workdir", workdir)
     out, _ = finish(start("hessian", *flags))
     assert "M = 3, 54 parameters of stem/kernel, 20 examples" in out
-    found = json.loads((workdir / "results.json").read_text())
+    hessian = json.loads((workdir / "results.json").read_text())
     assert {path.stem for path in (workdir / "figures").iterdir()} == {
         "fig05_hessian",
         "fig05_hessian_unclamped",
     }
     last = classifier.load(trained)
-    about = data.load("fashion_mnist", images, validation_examples=60)
-    x = normalise(jnp.asarray(about.train.images[:20]), *last.pixels)
-    labels = jnp.asarray(about.train.labels[:20])
+    train = data.load("fashion_mnist", images, validation_examples=60).train
+    x = normalise(jnp.asarray(train.images[:20]), *last.spec.pixels)
+    labels = jnp.asarray(train.labels[:20])
     rng = np.random.default_rng(0)
     direction = jnp.asarray(rng.normal(size=last.params["stem"]["kernel"].shape))
 
@@ -322,14 +348,14 @@ def test_the_hessian_of_the_checkpoint(finished, shared, images):
         clamped, first = saved["hard_90"], saved["none_0"]
     z = np.asarray(direction).reshape(3, -1)
     assert_allclose(np.einsum("kp,kplq,lq->", z, h, z), curvature, rtol=1e-3)
-    stages = found["tasks"]["classify_unclamped"]["stages"]
+    stages = hessian["tasks"]["classify_unclamped"]["stages"]
     assert [stage["step"] for stage in stages] == [0, 90]
     norms = np.sqrt((h**2).sum((1, 3)))
     assert_allclose(stages[1]["block_norms"], norms, rtol=1e-4)
     own = np.trace(norms**2)
     ratio = np.sqrt(((norms**2).sum() - own) / own)
     assert_allclose(stages[1]["offdiagonal_ratio"], ratio, rtol=1e-4)
-    assert found["tasks"]["classify"]["clamp"] == "hard"
+    assert hessian["tasks"]["classify"]["clamp"] == "hard"
     assert not np.allclose(h, first, rtol=0.1)
     saturated = results["saturated_coordinates"] > 0
     assert np.allclose(h, clamped) != saturated

@@ -3,14 +3,16 @@
 import jax
 import numpy as np
 import pytest
-from helpers import refuse, stop_training_at, without_timing
+from helpers import check_refused, stop_training_at, without_timing
 from numpy.testing import assert_allclose
 from scipy import stats
 
 from bspec_jax import runs
 from bspec_jax.storage import files
+from bspec_jax.storage.errors import UserError
 from bspec_jax.toys import sweeps
-from experiments import hessian
+from experiments.hessian import __main__ as experiment
+from experiments.hessian import checkpoint
 
 pytestmark = pytest.mark.usefixtures("optimised")
 
@@ -20,7 +22,7 @@ TINY = {"branches": (6, 2), "trials": 30, "at_steps": (10, 200), "steps": 3000}
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("hessian") / "run"
-    hessian.main(hessian.Config(workdir=workdir, **TINY))
+    experiment.main(experiment.Config(workdir=workdir, **TINY))
     return workdir
 
 
@@ -105,6 +107,47 @@ def test_results_have_the_specified_keys_for_the_largest_m(finished):
         assert data["observations"]["section8"]["holds"] is False
 
 
+def test_findings_are_the_observations_of_both_tasks(finished):
+    results = without_timing(finished)
+    found = results["findings"]
+    assert [f["observation"] for f in found] == [7, "section8"] * 2
+    setting = "step 0.02, slope 0.01, normal init of scale 1, x 30"
+    settings = [f"Toy {i}, {setting}" for i in (1, 1, 2, 2)]
+    assert [(f["level"], f["setting"]) for f in found] == [("toy", s) for s in settings]
+    for finding, task in zip(found, ("toy1", "toy1", "toy2", "toy2"), strict=True):
+        record = results["tasks"][task]["observations"][str(finding["observation"])]
+        assert record.items() <= finding.items()
+
+
+def test_the_findings_of_a_checkpoint_are_of_one_network():
+    def stage(step, ratio, shares):
+        return {
+            "step": step,
+            "offdiagonal_ratio": ratio,
+            "control_ratio": 2.5,
+            "ratio_to_control": ratio / 2.5,
+            "factors": {"thresholds": [1e-3, 1e-2, 1e-1], **shares},
+        }
+
+    start = {"distributive": [0.0, 0.1, 0.2], "collaborative": [0.0, 0.3, 0.4]}
+    end = {"distributive": [0.1, 0.45, 0.6], "collaborative": [0.1, 0.2, 0.9]}
+    stages = [stage(0, 0.25, start), stage(100, 0.5, end)]
+    tasks = {"classify": {"clamp": "none", "stages": stages}}
+    seventh, eighth = files.to_json(checkpoint.findings(16, tasks))
+    assert seventh["setting"] == "M = 16, no clamp, x 1"
+    assert (seventh["observation"], seventh["level"]) == (7, "classifier")
+    assert_allclose(seventh["value"], 0.2)
+    assert_allclose(seventh["initial"], 0.1)
+    assert eighth["observation"] == "section8"
+    assert_allclose(eighth["value"], 0.25)
+    assert_allclose(eighth["initial"], -0.2)
+    for finding in (seventh, eighth):
+        assert finding["interval"] == [None, None]
+        assert finding["holds"] is None
+    del stages[0]  # without its start nothing can be compared
+    assert checkpoint.findings(16, tasks) == []
+
+
 def test_equilibria_are_split_by_success(finished):
     data = without_timing(finished)["tasks"]["toy1"]["equilibria"]
     converged, stuck = data["converged"], data["stuck"]
@@ -128,14 +171,15 @@ def test_figures(finished):
     path = finished / "figures" / "hessian_ratio.png"
     before = path.read_bytes()
     path.unlink()
-    hessian.main(hessian.Config(workdir=finished, figures_only=True))
+    experiment.main(experiment.Config(workdir=finished, figures_only=True))
     assert path.read_bytes() == before
 
 
 def test_double_precision_agrees_and_a_resumed_run_is_the_same(
     finished, tmp_path, monkeypatch
 ):
-    hessian.main(hessian.Config(workdir=tmp_path / "x64", float64=True, **TINY))
+    monkeypatch.setattr(experiment, "draw", lambda *_: {})  # for speed
+    experiment.main(experiment.Config(workdir=tmp_path / "x64", float64=True, **TINY))
     expected = without_timing(finished)["tasks"]
     for task, data in without_timing(tmp_path / "x64")["tasks"].items():
         for stage, other in zip(data["stages"], expected[task]["stages"], strict=True):
@@ -148,14 +192,14 @@ def test_double_precision_agrees_and_a_resumed_run_is_the_same(
 
     stop_training_at(monkeypatch, call=2)
     with pytest.raises(KeyboardInterrupt):
-        hessian.main(hessian.Config(workdir=tmp_path / "run", **TINY))
+        experiment.main(experiment.Config(workdir=tmp_path / "run", **TINY))
     assert len(list((tmp_path / "run" / "unfinished").iterdir())) == 1
-    hessian.main(hessian.Config(workdir=tmp_path / "run", resume=True, **TINY))
+    experiment.main(experiment.Config(workdir=tmp_path / "run", resume=True, **TINY))
     assert without_timing(tmp_path / "run")["tasks"] == expected
 
 
 def test_the_hessian_of_one_leaf(tmp_path):
-    config = hessian.Config(
+    config = experiment.Config(
         workdir=tmp_path / "run",
         tasks=("toy1",),
         branches=(6,),
@@ -164,7 +208,7 @@ def test_the_hessian_of_one_leaf(tmp_path):
         steps=20,
         leaves=("w",),
     )
-    hessian.main(config)
+    experiment.main(config)
     data = without_timing(tmp_path / "run")["tasks"]["toy1"]
     h = by_hand("toy1", 6, 10)[0][:, :, 1, :, 1]  # [T, M, M] of w
     own = np.trace(h**2, axis1=1, axis2=2)
@@ -174,8 +218,8 @@ def test_the_hessian_of_one_leaf(tmp_path):
 
 
 def test_networks_that_diverge_are_left_out(tmp_path, capsys):
-    hessian.main(
-        hessian.Config(
+    experiment.main(
+        experiment.Config(
             workdir=tmp_path / "run",
             tasks=("toy2",),
             branches=(1, 3),
@@ -207,17 +251,15 @@ def test_networks_that_diverge_are_left_out(tmp_path, capsys):
         (["--branches", 10**7], 2, "of memory"),
     ],
 )
-def test_what_is_wrong_is_said_without_a_traceback(flags, status, words):
-    answer = refuse("hessian", *flags)
-    assert answer.returncode == status
-    assert words in answer.stderr
-    assert answer.stderr.count("\n") == 1
+def test_invalid_flags_get_a_one_line_answer(flags, status, words, monkeypatch, capsys):
+    check_refused(experiment, flags, status, words, monkeypatch, capsys)
 
 
 def test_a_checkpoint_of_another_kind_and_damaged_results(finished, tmp_path):
-    with pytest.raises(runs.UserError, match=r"no checkpoint in .*checkpoints/main"):
-        hessian.main(hessian.Config(checkpoint=finished))
-    files.write_json(tmp_path / "config.json", {"experiment": "hessian"})
-    files.write_json(tmp_path / "results.json", {"schema": 1, "tasks": {"toy1": {}}})
-    with pytest.raises(runs.UserError, match=r"results.json is damaged"):
-        hessian.main(hessian.Config(workdir=tmp_path, figures_only=True))
+    with pytest.raises(UserError, match=r"no checkpoint in .*checkpoints/main"):
+        experiment.main(experiment.Config(checkpoint=finished))
+    schema = {"schema": runs.SCHEMA}
+    files.write_json(tmp_path / "config.json", schema | {"experiment": "hessian"})
+    files.write_json(tmp_path / "results.json", schema | {"tasks": {"toy1": {}}})
+    with pytest.raises(UserError, match=r"results.json is damaged"):
+        experiment.main(experiment.Config(workdir=tmp_path, figures_only=True))

@@ -3,18 +3,27 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import ROOT, check_refused, finish, refuse, start, without_timing
+from helpers import (
+    ROOT,
+    check_refused,
+    finish,
+    refuse,
+    start,
+    without_timing,
+    write_generator,
+)
 from numpy.testing import assert_allclose
 from PIL import Image
 
 from bspec_jax import generator
 from bspec_jax.components import segmentation
-from bspec_jax.components.segmentation import Border, Choice
+from bspec_jax.components.chan_vese import Border
+from bspec_jax.components.segmentation import Choice
 from bspec_jax.data import faces
-from bspec_jax.generator.network import to_signed
-from experiments import segment as experiment
-from experiments.class_transfer_data import balanced
-from experiments.segment_analysis import score
+from bspec_jax.data.selection import balanced
+from bspec_jax.generator import to_signed
+from experiments.segment import __main__ as experiment
+from experiments.segment.analysis import mask_scores
 
 pytestmark = pytest.mark.usefixtures("optimised")
 
@@ -147,7 +156,7 @@ def test_own_images_need_the_classifier_of_the_run(tmp_path):
     flags = ("--checkpoint", alone, "--images", picture, "--workdir", tmp_path / "run")
     refused = refuse("segment", *flags)
     assert refused.returncode == 1
-    assert "no classifier of the run, to recognise classes, in" in refused.stderr
+    assert "no classifier to recognise classes in" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
@@ -157,10 +166,10 @@ def test_an_empty_mask_counts_nothing_right():
     right[:, 1:3, 1:3] = True
     masks = right.copy()
     masks[1] = False
-    found = score(masks, right, np.array([True, True]))
+    found = mask_scores(masks, right, np.array([True, True]))
     assert (found["iou"], found["empty"]) == (0.5, 0.5)
     assert (found["precision"], found["recall"]) == (1.0, 0.5)
-    found = score(masks, right, np.array([False, True]))
+    found = mask_scores(masks, right, np.array([False, True]))
     assert (found["iou"], found["precision"], found["recall"]) == (0.0, None, 0.0)
 
 
@@ -183,7 +192,7 @@ def test_an_empty_mask_counts_nothing_right():
         (("--checkpoint", RUN, "--images", "EMPTY"), 1, "holds no image"),
         (("--checkpoint", RUN, "--level", 1), 2, "--level must be in 0..1, below 1"),
         (
-            ("--checkpoint", RUN.parent / "faces_gaussian", "--source", "inputs"),
+            ("--checkpoint", "GAUSSIAN", "--source", "inputs"),
             2,
             "--source inputs needs a generator with the diffusion",
         ),
@@ -195,8 +204,10 @@ def test_an_empty_mask_counts_nothing_right():
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, monkeypatch, capsys, flags, status, message):
-    (tmp_path / "empty").mkdir()
-    flags = [tmp_path / "empty" if flag == "EMPTY" else flag for flag in flags]
-    given = ("--workdir", tmp_path / "run", *flags)
+    places = {"EMPTY": tmp_path / "empty", "GAUSSIAN": tmp_path / "gaussian"}
+    places["EMPTY"].mkdir()
+    if "GAUSSIAN" in flags:
+        write_generator(places["GAUSSIAN"])
+    given = ("--workdir", tmp_path / "run", *(places.get(f, f) for f in flags))
     check_refused(experiment, given, status, message, monkeypatch, capsys)
     assert not (tmp_path / "run").exists()

@@ -9,14 +9,25 @@ import time
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT, command, refuse, stop_training_at, without_timing
+from helpers import (
+    ROOT,
+    check_refused,
+    command,
+    refuse,
+    stop_training_at,
+    without_timing,
+)
 
 from bspec_jax import runs
 from bspec_jax.storage import files
-from experiments import toy
+from bspec_jax.storage.errors import UserError
+from bspec_jax.toys import sweeps
+from experiments.toy import __main__ as experiment
+from experiments.toy import training
 
 pytestmark = pytest.mark.usefixtures("optimised")
 
+TITLES = {"toy1": "Toy 1", "toy2": "Toy 2"}
 TINY = {
     "branches": (10, 2, 3),
     "trials": 40,
@@ -27,7 +38,7 @@ TINY = {
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("toy") / "run"
-    toy.main(toy.Config(workdir=workdir, **TINY))
+    experiment.main(experiment.Config(workdir=workdir, **TINY))
     return workdir
 
 
@@ -50,8 +61,20 @@ def test_sweep_gives_the_specified_keys_and_numbers(sweep):
         ):
             assert active + silent == pytest.approx(m)
         assert data["observations"]["3"]["holds"] is True
+        found = [
+            f for f in results["findings"] if f["setting"].startswith(TITLES[task])
+        ]
+        assert [f["observation"] for f in found] == [1, 2, 3, 4, 5, 6]
+        for finding in found:
+            assert finding["level"] == "toy"
+            record = data["observations"][str(finding["observation"])]
+            assert record.items() <= finding.items()
         control = data["measures"]["control"]["correlation"]["mean"]
         assert min(control) > 0.7
+    assert (
+        results["findings"][0]["setting"]
+        == "Toy 1, step 0.02, slope 0.01, normal init of scale 1, x 40"
+    )
 
 
 def test_sweep_draws_every_figure_of_the_paper(sweep):
@@ -68,6 +91,20 @@ def test_sweep_draws_every_figure_of_the_paper(sweep):
     assert not (sweep / "unfinished").exists()
 
 
+def test_figure_4_shows_active_branches_and_exact_curves(sweep):
+    data = without_timing(sweep)["responses"]
+    for example in data["examples"]:
+        norms = np.linalg.norm(example["responses"], axis=1)
+        np.testing.assert_array_equal(example["active"], norms >= 0.1 * norms.max())
+        assert sum(example["active"]) == example["num_active"]
+        curves = example["curves"]
+        for v, drawn in zip(example["responses"], curves["responses"], strict=True):
+            at_points = np.interp(data["x"], curves["x"], drawn)
+            np.testing.assert_allclose(at_points, v, atol=1e-5)
+        total = np.interp(data["x"], curves["x"], curves["total"])
+        np.testing.assert_allclose(total, data["y"], atol=0.011)  # converged
+
+
 def test_figure_2_shows_what_its_title_says(sweep):
     examples = without_timing(sweep)["dynamics"]["examples"]
     shared = examples["rare_shared"]["responses"][-1]
@@ -80,10 +117,13 @@ def test_figure_2_shows_what_its_title_says(sweep):
         assert min(abs(a), abs(b)) < 0.1 * max(abs(a), abs(b))
 
 
-def test_the_same_seed_gives_the_same_file_and_another_does_not(sweep, tmp_path):
-    toy.main(toy.Config(workdir=tmp_path / "same", **TINY))
+def test_the_same_seed_gives_the_same_file_and_another_does_not(
+    sweep, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(experiment, "draw", lambda results: {})  # for speed
+    experiment.main(experiment.Config(workdir=tmp_path / "same", **TINY))
     assert without_timing(tmp_path / "same") == without_timing(sweep)
-    toy.main(toy.Config(workdir=tmp_path / "other", seed=1, **TINY))
+    experiment.main(experiment.Config(workdir=tmp_path / "other", seed=1, **TINY))
     one, other = (without_timing(d) for d in (sweep, tmp_path / "other"))
     for task in ("toy1", "toy2"):
         for name in ("success_rate", "mean_active"):
@@ -96,60 +136,64 @@ def test_figures_are_redrawn_from_the_results_alone(sweep, monkeypatch):
     path = sweep / "figures" / "fig03_success.png"
     before = path.read_bytes()
     path.unlink()
-    monkeypatch.setattr(toy.sweeps, "train", None)
-    toy.main(toy.Config(workdir=sweep, figures_only=True))
+    monkeypatch.setattr(sweeps, "train", None)
+    experiment.main(experiment.Config(workdir=sweep, figures_only=True))
     assert path.read_bytes() == before
 
 
 def test_a_resumed_run_ends_as_one_that_never_stopped(sweep, tmp_path, monkeypatch):
-    monkeypatch.setattr(toy, "CHUNK", 700)
+    monkeypatch.setattr(experiment, "draw", lambda results: {})  # for speed
+    monkeypatch.setattr(training, "CHUNK", 700)
     stop_training_at(monkeypatch, call=3)
-    config = toy.Config(workdir=tmp_path / "run", **TINY)
+    config = experiment.Config(workdir=tmp_path / "run", **TINY)
     with pytest.raises(KeyboardInterrupt):
-        toy.main(config)
+        experiment.main(config)
     assert len(list((tmp_path / "run" / "unfinished").glob("*.npz"))) == 2
-    toy.main(toy.Config(workdir=tmp_path / "run", resume=True, **TINY))
+    experiment.main(experiment.Config(workdir=tmp_path / "run", resume=True, **TINY))
     assert without_timing(tmp_path / "run") == without_timing(sweep)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
-    config = toy.Config(workdir=tmp_path / "run", **TINY)
+    config = experiment.Config(workdir=tmp_path / "run", **TINY)
     runs.start(config, "toy")
     path = tmp_path / "run" / "unfinished" / "trials_000000000.npz"
     path.parent.mkdir()
-    few = toy.sweeps.settings(task="toy1", num_branches=2, learning_rate=1, trial=0)
-    few = toy.sweeps.init_trials(jax.random.key(0), few)
+    few = sweeps.settings(task="toy1", num_branches=2, learning_rate=1, trial=0)
+    few = sweeps.init_trials(jax.random.key(0), few)
     for damage in (
         lambda: path.write_bytes(b"PK not really"),
         lambda: np.savez(path, w=few.w),
         lambda: np.savez(path, **few._asdict()),  # of another table
     ):
         damage()
-        with pytest.raises(runs.UserError, match=r"0000.npz is damaged; delete it"):
-            toy.main(toy.Config(workdir=tmp_path / "run", resume=True, **TINY))
+        with pytest.raises(UserError, match=r"0000.npz is damaged; delete it"):
+            experiment.main(
+                experiment.Config(workdir=tmp_path / "run", resume=True, **TINY)
+            )
 
 
 def test_damaged_results_are_not_drawn(tmp_path):
-    config = toy.Config(workdir=tmp_path / "run", **TINY)
+    config = experiment.Config(workdir=tmp_path / "run", **TINY)
     runs.start(config, "toy")
-    redraw = toy.Config(workdir=tmp_path / "run", figures_only=True)
-    for content in ({"schema": 1}, {"schema": 1, "config": {"mode": "sweep"}}):
+    redraw = experiment.Config(workdir=tmp_path / "run", figures_only=True)
+    schema = {"schema": runs.SCHEMA}
+    for content in (schema, schema | {"config": {"mode": "sweep"}}):
         files.write_json(tmp_path / "run" / "results.json", content)
-        with pytest.raises(runs.UserError, match=r"results.json is damaged"):
-            toy.main(redraw)
+        with pytest.raises(UserError, match=r"results.json is damaged"):
+            experiment.main(redraw)
     files.write_json(tmp_path / "run" / "config.json", {"experiment": "classify"})
-    with pytest.raises(runs.UserError, match="is a run of classify, not toy"):
-        toy.main(redraw)
+    with pytest.raises(UserError, match="is a run of classify, not toy"):
+        experiment.main(redraw)
 
 
 def test_the_number_of_trials_is_known_before_the_run(sweep):
     last = (sweep / "metrics.jsonl").read_text().splitlines()[-1]
-    assert json.loads(last)["of"] == toy.Config(**TINY).num_trials
+    assert json.loads(last)["of"] == experiment.Config(**TINY).num_trials
 
 
 def test_diverging_trials_are_failures_and_counted(tmp_path, capsys):
-    toy.main(
-        toy.Config(
+    experiment.main(
+        experiment.Config(
             workdir=tmp_path / "run",
             tasks=("toy2",),
             branches=(2, 3),
@@ -164,11 +208,13 @@ def test_diverging_trials_are_failures_and_counted(tmp_path, capsys):
     assert data["success_rate"] == [0, 0]
     assert data["mean_active"] == [None, None]
     assert "undecided" in capsys.readouterr().out
+    drawn = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    assert drawn == {"fig03_success"}  # nothing else has numbers to show
 
 
-def test_phase_covers_its_grid(tmp_path):
-    toy.main(
-        toy.Config(
+def test_phase_covers_its_grid(tmp_path, capsys):
+    experiment.main(
+        experiment.Config(
             workdir=tmp_path / "run",
             mode="phase",
             tasks=("toy1",),
@@ -179,13 +225,27 @@ def test_phase_covers_its_grid(tmp_path):
             phase_negative_slopes=(0.01, 0.3),
         )
     )
-    data = without_timing(tmp_path / "run")["tasks"]["toy1"]
+    results = without_timing(tmp_path / "run")
+    assert results["findings"] == []
+    data = results["tasks"]["toy1"]
     active = data["mean_active"]
     assert [len(active), len(active[0]), len(active[0][0])] == [2, 2, 3]
     # The claim of few active branches needs a small slope and a large initial scale.
     assert active[1][0][2][1] < 4
     assert active[1][0][0][1] > 6
     assert active[1][1][2][1] > 10
+    growth = data["active_growth"]
+    assert growth["branches"] == [4, 16]
+    ratio = np.array(active[1]) / active[0]
+    np.testing.assert_allclose(growth["ratio"], ratio)
+    learns = np.array(data["success_rate"][1]) >= 0.95
+    table = capsys.readouterr().out
+    for i, slope in enumerate(("0.01 ", "0.3  ")):
+        constant = (learns & (ratio <= 1.5))[i].sum()
+        assert (
+            f"slope {slope} success >= 0.95 in {learns[i].sum()} of 6 cells; "
+            f"in {constant} of these observation 6 holds"
+        ) in table
     assert {p.name for p in (tmp_path / "run" / "figures").iterdir()} == {
         "phase_toy1.png"
     }
@@ -199,21 +259,28 @@ def test_phase_covers_its_grid(tmp_path):
         (["--steps", -1], 2, "--steps must be at least 1, got -1"),
         (["--learning-rate", "nan"], 2, "--learning-rate must be positive"),
         (["--negative-slope", "nan"], 2, "--negative-slope must be finite"),
-        (["--tasks", "toy3"], 2, "toy3"),
         (["--tasks", "--branches", 2], 2, "--tasks needs at least one value"),
-        (["--no-such-flag", 1], 2, "--no-such-flag"),
         (["--branches", 10**9], 2, "EiB of memory"),
         (["--workdir", "/dev/null/run"], 1, "cannot write to /dev/null/run"),
         (["--figures-only", "--workdir", "/nowhere"], 1, "no finished run"),
     ],
 )
-def test_what_is_wrong_is_said_without_a_traceback(flags, status, words):
+def test_invalid_flags_get_a_one_line_answer(flags, status, words, monkeypatch, capsys):
+    check_refused(experiment, flags, status, words, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--tasks", "toy3"], "toy3"),
+        (["--no-such-flag", 1], "--no-such-flag"),
+    ],
+)
+def test_unknown_flags_and_values_are_refused_without_a_traceback(flags, words):
     answer = refuse("toy", *flags)
-    assert answer.returncode == status
+    assert answer.returncode == 2
     assert words in answer.stderr
     assert "Traceback" not in answer.stderr
-    if "toy3" not in flags and "--no-such-flag" not in flags:  # tyro's own words
-        assert answer.stderr.count("\n") == 1
 
 
 def test_a_folder_that_holds_a_run_is_refused(sweep):

@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from bspec_jax import generator
+from bspec_jax.generator import GeneratorSpec, network
 from bspec_jax.generator.diffusion import Velocity, blur, diffuse
 from bspec_jax.generator.stargan import PRESETS, Generator
 from bspec_jax.storage import checkpoints
@@ -15,9 +16,17 @@ from bspec_jax.storage.errors import UserError
 M, CLASSES = 2, ("a", "b", "c")
 
 
-def about(residual, **more):
-    options = {"sigma": 1.5, "diffusion_step": 0.3, "precision": "float32"} | more
-    return generator.describe("tiny", M, CLASSES, (16, 16, 1), residual, **options)
+def spec(residual, precision="float32"):
+    return GeneratorSpec(
+        preset="tiny",
+        branches=M,
+        classes=CLASSES,
+        image_shape=(16, 16, 1),
+        residual=residual,
+        sigma=1.5,
+        diffusion_step=0.3,
+        precision=precision,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +37,7 @@ def examples():
 
 @pytest.fixture(scope="module", params=["gaussian", "diffusion"])
 def built(request, examples):
-    model = generator.build(about(request.param))
+    model = generator.build(spec(request.param))
     params = jax.jit(model.init)(jax.random.key(1), *examples)
     return request.param, model, params
 
@@ -66,10 +75,10 @@ def test_f_is_the_residual_and_the_sum_of_branches_one_by_one(built, examples):
 def test_a_branch_at_a_time_and_short_floats(built, examples):
     residual, model, params = built
     expected = jax.jit(model.decompose)(params, *examples)
-    slow = generator.build(about(residual), sequential=True)
+    slow = generator.build(spec(residual), sequential=True)
     found = jax.jit(slow.apply)(params, *examples)
     assert_allclose(found, expected.image, rtol=1e-4, atol=1e-4)
-    short = generator.build(about(residual, precision="bfloat16"))
+    short = generator.build(spec(residual, precision="bfloat16"))
     parts = jax.jit(short.decompose)(params, *examples)
     assert {leaf.dtype for leaf in jax.tree.leaves(parts)} == {jnp.dtype("float32")}
     error = np.abs(parts.image - expected.image)
@@ -82,7 +91,7 @@ def test_batches_of_one_shape(built, examples, monkeypatch):
     _, model, params = built
     x, labels = (np.asarray(leaf) for leaf in examples)
     expected = generator.decompose(model, params, x, labels)
-    monkeypatch.setattr(generator, "EVALUATION_BATCH", 2)
+    monkeypatch.setattr(network, "EVALUATION_BATCH", 2)
     found = generator.decompose(model, params, x, labels)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     jax.tree.map(partial(assert_allclose, rtol=1e-4, atol=1e-4), found, expected)
@@ -93,13 +102,14 @@ def test_batches_of_one_shape(built, examples, monkeypatch):
 def test_a_checkpoint_is_read_without_flags(built, tmp_path):
     residual, _, params = built
     folder = tmp_path / "checkpoints" / generator.MAIN
-    checkpoints.describe(folder, about(residual))
+    checkpoints.write_spec(folder, spec(residual))
     checkpoints.save(folder, 7, model=params)
     trained = generator.load(tmp_path)
     assert trained.step == 7
-    assert trained.description["classes"] == list(CLASSES)
+    assert trained.spec.classes == CLASSES
+    assert trained.spec == spec(residual)
     jax.tree.map(assert_allclose, trained.params, params)
-    checkpoints.describe(folder, {"kind": "classifier"})
+    (folder / checkpoints.SPEC).write_text('{"kind": "classifier"}')
     with pytest.raises(UserError, match="holds no generator"):
         generator.load(folder)
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -9,19 +10,27 @@ from numpy.testing import assert_allclose
 
 from bspec_jax import generator
 from bspec_jax.data.streaming import Batch
+from bspec_jax.generator import GeneratorSpec
 from bspec_jax.generator import training as gt
 from bspec_jax.generator.stargan import Discriminator
+from bspec_jax.storage import checkpoints, resumable
 from bspec_jax.storage.errors import UserError
 
 CLASSES = ("a", "b", "c")
 PLAIN = gt.Recipe(learning_rate=1e-3, batch_size=4, r1_weight=0.5, flip=False, crop=0.0)
 
 
-MODEL = generator.build(
-    generator.describe(
-        "tiny", 2, CLASSES, (16, 16, 1), "gaussian", sigma=1.0, precision="float32"
-    )
+SPEC = GeneratorSpec(
+    preset="tiny",
+    branches=2,
+    classes=CLASSES,
+    image_shape=(16, 16, 1),
+    residual="gaussian",
+    sigma=1.0,
+    diffusion_step=0.5,
+    precision="float32",
 )
+MODEL = generator.build(SPEC)
 JUDGE = Discriminator(2, 4, 3)
 
 
@@ -178,14 +187,10 @@ def endless(batch, start):
 
 
 def fitted(batch, folder, iterations, recipe=PLAIN, log=None):
-    train, state = made(batch, recipe)
-    if saved := gt.checkpoints.steps(folder):
-        state = gt.restore(folder, saved[-1], state)
     return gt.fit(
-        train,
+        SPEC,
         recipe,
         partial(endless, batch),
-        state,
         jax.random.key(9),
         folder,
         gt.Schedule(iterations, log_every=2, checkpoint_every=3),
@@ -211,9 +216,13 @@ def test_a_training_that_diverges_stops_and_keeps_its_checkpoint(batch, tmp_path
     recipe = PLAIN._replace(learning_rate=1e30)
     with pytest.raises(UserError, match=r"run: \w+ is not finite at step \d"):
         fitted(batch, tmp_path / "run", 20, recipe)
-    for step in gt.checkpoints.steps(tmp_path / "run"):
-        _, like = made(batch, recipe)
-        kept = gt.restore(tmp_path / "run", step, like)
+    discriminator = generator.discriminator(SPEC)
+    train = gt.training(MODEL, discriminator, recipe)
+    like = train.init(jax.random.key(0), *(leaf[:1] for leaf in batch))
+    steps = checkpoints.steps(tmp_path / "run")
+    assert steps
+    for step in steps:
+        kept = resumable.restore(tmp_path / "run", step, like)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept))
 
 
@@ -236,10 +245,7 @@ def test_a_step_is_compiled_once(batch):
 
 
 def test_the_diffusion_moves_at_a_rate_of_its_own(batch):
-    about = generator.describe(
-        "tiny", 2, CLASSES, (16, 16, 1), "diffusion", diffusion_step=0.5
-    )
-    model = generator.build(about | {"precision": "float32"})
+    model = generator.build(replace(SPEC, residual="diffusion"))
     train = gt.training(model, JUDGE, PLAIN._replace(velocity_rate=0.2))
     state = train.init(jax.random.key(1), *(leaf[:1] for leaf in batch))
     before = jax.tree.map(jnp.copy, state.generator)

@@ -5,8 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bspec_jax import toys
-from bspec_jax.analysis.specialization import measure
-from bspec_jax.toys import measures, sweeps
+from bspec_jax.toys import sweeps
 
 pytestmark = pytest.mark.usefixtures("optimised")
 
@@ -161,77 +160,6 @@ def test_stack_pads_to_the_widest():
     assert_array_equal(both.w[:4, :8], narrow.w)
     assert_array_equal(both.w[:, 8:], wide.w)
     assert_array_equal(both.y[:, 8:], wide.y)
-
-
-def test_measures_are_those_of_each_network_alone():
-    rows = table()
-    trained = sweeps.train(sweeps.init_trials(KEY, rows), steps=1000)
-    measured = measures.measure_trials(trained)
-    for t in range(0, rows.trial.size, 3):
-        m = int(rows.num_branches[t])
-        net = toys.toy_network(m)
-        params = {"w": jnp.array(trained.w[:m, t]), "b": jnp.array(trained.b[:m, t])}
-        v, _ = net.responses(params, (), jnp.array(toys.TASKS[rows.task[t]].x))
-        for name, value in measure(v)._asdict().items():
-            assert_allclose(
-                getattr(measured, name)[t], value, rtol=1e-4, atol=1e-5, err_msg=name
-            )
-
-
-def test_sum_of_networks_trained_alone():
-    alone = sweeps.init_trials(KEY, table(task="toy1", num_branches=1, trial=range(5)))
-    alone = alone._replace(error=np.array([0.1, 0.2, np.nan, 0.4, 0.5], np.float32))
-    members = np.array([[0, 4], [1, 2], [3, 0]])
-    control = measures.sum_trained_alone(alone, members)
-    assert_array_equal(control.num_branches, [3, 3])
-    assert_array_equal(control.w[:, 1], alone.w[0, [4, 2, 0]])
-    assert_array_equal(control.b[:, 0], alone.b[0, [0, 1, 3]])
-    assert_array_equal(control.diverged, [False, True])
-    v = measures.trial_responses(control)
-    assert_allclose(v[0, 1], measures.trial_responses(alone)[1, 0])
-
-
-def trials_with(error, num_branches, w):
-    rows = table(task="toy1", num_branches=2, trial=range(len(error)))
-    trials = sweeps.init_trials(KEY, rows)
-    return trials._replace(
-        error=np.array(error, np.float32),
-        w=np.array(w, np.float32).T.copy(),
-        b=np.zeros_like(trials.b),
-        num_branches=np.full(len(error), num_branches, np.int32),
-    )
-
-
-def test_averages_leave_out_diverged_trials_and_undefined_measures():
-    trials = trials_with(
-        [1e-5, 1.0, np.nan, 1e-5],
-        2,
-        [[1, -1, 0, 0], [1, 0, 0, 0], [np.nan, 0, 0, 0], [1, 1, 0, 0]],
-    )
-    means = measures.measure_means(trials, ())
-    assert_allclose(means["num_active"]["mean"], 5 / 3)
-    # One active branch alone has no pair; the others' |rho| at x = -1, 0, 0, 1 are
-    # 0.02 / 1.0001 (opposite slopes) and 1 (the same neuron).
-    assert_allclose(means["correlation"]["mean"], (0.02 / 1.0001 + 1) / 2, rtol=1e-5)
-    assert_allclose(means["any_silent"]["mean"], 1 / 3)
-    rates = measures.success_rates(trials, (2,))
-    assert_allclose(rates["success_rate"], [0.5, 0.5])
-    assert_array_equal(rates["diverged"], [0, 1])
-
-
-def test_control_is_far_from_specialized():
-    rows = table(task="toy1", num_branches=1, trial=range(60))
-    alone = sweeps.train(sweeps.init_trials(KEY, rows), steps=3000)
-    members = np.random.default_rng(0).permuted(np.tile(np.arange(60), (8, 1)), axis=1)
-    means = measures.measure_means(measures.sum_trained_alone(alone, members.T[:10]), ())
-    assert means["correlation"]["mean"] > 0.95
-    assert means["num_silent"]["mean"] < 2
-
-
-def test_no_trials_have_no_measures():
-    trials = sweeps.init_trials(KEY, table())
-    measured = measures.measure_trials(trials.select(trials.error < 0))
-    assert {values.shape for values in measured} == {(0,)}
 
 
 def test_memory_estimate_grows_with_what_is_held():

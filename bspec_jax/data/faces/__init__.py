@@ -1,11 +1,11 @@
-"""Synthetic faces of three animal-like classes, with everything they are rendered from.
+"""Synthetic faces of three animal-like classes, with ground truth.
 
     truth = ground_truth("test", [0, 1], size=64)
     truth.image           # [2, 64, 64, 3] in 0..1: albedo * diffuse + specular
-    truth.masks["eyes"]   # [2, 64, 64], where that part is seen
+    truth.masks["eyes"]   # [2, 64, 64], where that part is visible
 
-No real data set has a ground truth of its parts, layers and light; these faces score a
-decomposition by theirs.
+Real images have no ground truth of their parts, layers and lighting. These faces do, so
+that decompositions can be scored.
 """
 
 from bspec_jax.data.faces.parts import CLASSES, PARTS

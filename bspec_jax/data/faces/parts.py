@@ -1,7 +1,7 @@
-"""The parts of the synthetic faces, painted one over the other.
+"""The parts of the synthetic faces, painted in layers.
 
-A painter is a function `(vary, view, kind, canvas) -> canvas`: `vary(value, by)`
-changes a value at random by up to so much of it, `vary.key()` is a fresh key.
+A painter is a function `(vary, view, kind, canvas) -> canvas`. `vary(value, by)`
+changes a value at random by up to the fraction `by`, and `vary.key()` is a fresh key.
 """
 
 import math
@@ -15,24 +15,24 @@ from jaxtyping import Array
 CLASSES = ("cat", "dog", "tiger")
 PARTS = ("eyes", "nose", "whiskers", "ears", "fur")
 LIGHT_WHISKERS = (0.95, 0.94, 0.90)
-DARK = (0.06, 0.05, 0.05)  # pupils, rims of the eyes, mouth
+DARK = (0.06, 0.05, 0.05)  # pupils, eye rims, mouth
 
 
 class Kind(NamedTuple):
-    """What distinguishes the classes; a row for each of them."""
+    """What distinguishes the classes; in `KINDS`, one row per class."""
 
     fur: Array  # colour
     second: Array  # colour of the stripes or patches
-    stripes: Array  # strength of stripes
-    patches: Array  # strength of patches
+    stripes: Array  # strength of the stripes
+    patches: Array  # strength of the patches
     iris: Array  # colour
-    eye: Array  # half of its width
-    pupil: Array  # its width relative to its height
+    eye: Array  # half width
+    pupil: Array  # width / height
     nose: Array  # colour
-    nose_width: Array  # half of it
-    muzzle: Array  # half of its width
+    nose_width: Array  # half width
+    muzzle: Array  # half width
     whiskers: Array  # length; 0 for none
-    ear: Array  # half width, height, outward tilt, roundness (0: a triangle)
+    ear: Array  # half width, height, outward tilt, roundness (0: triangle)
 
 
 KINDS = Kind(
@@ -54,33 +54,33 @@ KINDS = Kind(
 
 
 class View(NamedTuple):
-    """Where the pixels lie on the head, `[H, W]`, and what several parts share."""
+    """Head coordinates of the pixels, `[H, W]`, and quantities that parts share."""
 
     x: Array
     y: Array
-    side: Array  # |x|: a face is symmetric, but for its patches and the light
-    radius: Array  # and angle, around the nose
+    side: Array  # |x|: a face is symmetric, except for its patches and the light
+    radius: Array  # polar coordinates around the nose
     angle: Array
-    strands: Array
+    strands: Array  # fur texture, around 0
     muzzle_y: Array
-    pixel: float
+    pixel: float  # side of a pixel
 
     def cover(self, inside, scale=1.0):
-        """Share of a pixel within an edge, `inside * scale` away from it."""
+        """Share of each pixel inside an edge at signed distance `inside * scale`."""
         return jnp.clip(0.5 + inside * scale / self.pixel, 0, 1)
 
 
 class Canvas(NamedTuple):
-    """What is painted so far, `[H, W, ...]`: shares of a pixel but the first two."""
+    """The face painted so far, `[H, W, ...]`."""
 
     albedo: Array
     height: Array
-    wet: Array
+    wet: Array  # share of each pixel, as are the following
     furry: Array
-    seen: dict[str, Array]  # of each part
+    seen: dict[str, Array]  # visibility of each part
 
     def paint(self, colour, alpha, part=None):
-        """Lays a colour over it; of a part, it hides what is below."""
+        """Paints a colour with opacity `alpha`; a part hides the parts below it."""
         seen = self.seen
         if part:
             seen = {name: below * (1 - alpha) for name, below in seen.items()}
@@ -104,13 +104,13 @@ def _head(vary, view, kind, canvas):
 
 
 def _furry(view):
-    """How much lighter and darker a coat is from strand to strand."""
+    """Brightness of the coat, which varies between strands."""
     return 1 + 0.35 * view.strands[..., None]
 
 
 def _both_ears(vary, view, kind, canvas):
     ear, inner, height = _ears(vary, kind, view)
-    hangs = kind.ear[2] > 1.5  # before the head, not behind it
+    hangs = kind.ear[2] > 1.5  # in front of the head rather than behind it
     ear = jnp.where(hangs, ear, ear * (1 - canvas.furry))
     colour = (0.75 * kind.fur + 0.35 * inner[..., None] * kind.nose) * _furry(view)
     return canvas.paint(colour, ear, "ears")._replace(
@@ -120,10 +120,10 @@ def _both_ears(vary, view, kind, canvas):
 
 
 def _ears(vary, kind, view):
-    """Where a pair of ears is, its inside, and its height."""
+    """Coverage of both ears, coverage of their insides, and their height."""
     width, length, tilt, round_ = kind.ear
     width, length, tilt = vary(width, 0.12), vary(length, 0.12), vary(tilt, 0.08)
-    # From the foot of the ear on the head, along and across its axis.
+    # Coordinates along and across the ear's axis, from its base on the head.
     ex, ey = view.side - 0.36, view.y + 0.33
     along = ex * jnp.sin(tilt) - ey * jnp.cos(tilt)
     across = ex * jnp.cos(tilt) + ey * jnp.sin(tilt)
@@ -153,7 +153,7 @@ def _muzzle(vary, view, kind, canvas):
 
 
 def _whiskers(vary, view, kind, canvas):
-    """Three curved hairs on each side, away from the muzzle."""
+    """Three curved hairs on each side of the muzzle."""
     bend = jax.random.uniform(vary.key(), (3,), minval=-0.12, maxval=0.12)
     start = 0.16
     stop, seen = start + vary(kind.whiskers, 0.15), 0.0
@@ -169,7 +169,7 @@ def _whiskers(vary, view, kind, canvas):
 
 
 def _nose(vary, view, kind, canvas):
-    """Wider above than below."""
+    """The nose, wider at the top."""
     width = vary(kind.nose_width, 0.12)
     y = (view.y - view.muzzle_y + 0.15) / (0.75 * width)
     x = view.side / (width * jnp.clip(1 - 0.35 * y, 0.3, 1.4))
@@ -196,7 +196,7 @@ def _eyes(vary, view, kind, canvas):
     canvas = canvas.paint(jnp.array(DARK), rim, "eyes")
     canvas = canvas.paint(vary(1.0, 0.15) * kind.iris, iris)
     canvas = canvas.paint(jnp.array(DARK), jnp.minimum(pupil, iris))
-    # In its socket, and round itself.
+    # A ball in a shallow socket.
     deep = canvas.height * (1 - 0.1 * rim) + 0.12 * _dome(x / width, y / height)
     return canvas._replace(
         height=deep,
@@ -206,26 +206,26 @@ def _eyes(vary, view, kind, canvas):
 
 
 def _dome(x, y):
-    """Height of half a unit ball, 0 outside."""
+    """Height of a unit hemisphere, 0 outside it."""
     square = jnp.clip(1 - x**2 - y**2, 0, None)
     return jnp.sqrt(square + 1e-3) - math.sqrt(1e-3)
 
 
 def _stripes(key, side, y, radius, angle):
-    """Dark stripes: upright on the forehead, lying on the cheeks."""
-    one, two = jax.random.uniform(key, (2,), minval=-0.4, maxval=0.4)
-    bend = 0.6 * jnp.sin(5 * radius + one)
+    """Dark stripes: vertical on the forehead, radial on the cheeks."""
+    phase, cheek_phase = jax.random.uniform(key, (2,), minval=-0.4, maxval=0.4)
+    bend = 0.6 * jnp.sin(5 * radius + phase)
     forehead = jnp.cos(17 * side * (1 + 0.4 * (y + 0.5)) + bend) * (y < 0)
-    cheek = jnp.cos(11 * angle + 3 * bend + two) * (y >= 0) * (side > 0.28)
+    cheek = jnp.cos(11 * angle + 3 * bend + cheek_phase) * (y >= 0) * (side > 0.28)
     wave = jnp.where(y < 0, forehead * jnp.clip(-3 * y - 0.5, 0, 1), cheek)
     return jnp.clip(2.2 * (wave - 0.35), 0, 1) * jnp.clip((radius - 0.3) / 0.15, 0, 1)
 
 
 def _patches(key, x, y):
-    """A light blaze and one patch somewhere, as dogs may have."""
-    where = jax.random.uniform(key, (3,), minval=-1.0)
-    px, py = 0.45 * where[0], -0.15 + 0.25 * where[1]
-    size = 0.28 + 0.08 * where[2]
+    """A blaze down the middle and one patch in a random place, as dogs may have."""
+    draw = jax.random.uniform(key, (3,), minval=-1.0)
+    px, py = 0.45 * draw[0], -0.15 + 0.25 * draw[1]
+    size = 0.28 + 0.08 * draw[2]
     patch = jnp.clip(4 - 4 * jnp.hypot((x - px) / size, (y - py) / (1.2 * size)), 0, 1)
     blaze = jnp.clip(4 - 40 * jnp.abs(x) / (0.5 + y**2), 0, 1)
     return jnp.maximum(patch, blaze)

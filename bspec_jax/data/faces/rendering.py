@@ -1,7 +1,7 @@
-"""Renders synthetic faces of three animal-like classes.
+"""Renders the synthetic faces.
 
-A face is a function of its key and class alone, in coordinates from -1 to 1 (x to the
-right, y down), so that it is the same at any size.
+A face is a function of its key and class alone, in coordinates from -1 to 1 (x right,
+y down), so that it looks the same at any size.
 """
 
 import math
@@ -14,20 +14,20 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from bspec_jax.data.faces.parts import KINDS, PAINTERS, PARTS, Canvas, View
 
-AMBIENT = 0.35  # share of the light that has no direction
-FUR_DEPTH = 0.007  # of a strand
-THIN = 0.35  # share of a pixel from which a whisker counts as seen
-ROUGHNESS = {"fur": 12.0, "wet": 60.0}  # exponents of the specular light
+AMBIENT = 0.35  # share of undirected light
+FUR_DEPTH = 0.007  # height of a strand
+THIN = 0.35  # coverage of a pixel from which a whisker counts as visible
+ROUGHNESS = {"fur": 12.0, "wet": 60.0}  # Blinn-Phong exponents
 
 
 class Face(NamedTuple):
-    """image = albedo * diffuse + specular, clipped to 0..1.
+    """A face and its layers: image = clip(albedo * diffuse + specular, 0, 1).
 
-    image, albedo: `[H, W, 3]`.
-    diffuse, specular: of the light, `[H, W, 1]`.
+    image, albedo: colours, `[H, W, 3]`.
+    diffuse, specular: shading, `[H, W, 1]`.
     height: towards the viewer, `[H, W]`, in units of half the image's side.
     normals: unit vectors (right, down, towards the viewer), `[H, W, 3]`.
-    masks: for each of `PARTS` where it is seen, `[H, W]`.
+    masks: for each of `PARTS`, where it is visible, `[H, W]`.
     """
 
     image: Float[Array, "*N H W 3"]
@@ -45,13 +45,16 @@ def render(
     size: int,
     without: Collection[str] = (),
 ) -> Face:
-    """One face of `size` x `size` pixels; for many use `jax.vmap`.
+    """Renders one face; vmap over `key` and `label` for many.
 
     Args:
-      without: of `PARTS` but the fur, what is left out, all else being the same.
+      label: index into `CLASSES`.
+      size: side of the image, in pixels.
+      without: parts to omit, any of `PARTS` except "fur"; everything else stays the
+        same.
     """
     keys = jax.random.split(key, 3 + len(PAINTERS))
-    view, kind = _look(
+    view, kind = _pose(
         keys[0], jax.tree.map(lambda table: jnp.asarray(table)[label], KINDS), size
     )
     none = jnp.zeros_like(view.x)
@@ -77,7 +80,7 @@ def render(
 
 
 def _varying(key):
-    """A function that changes a value by up to so much of it, anew in each call."""
+    """`vary(value, by)`, which changes a value at random by up to the fraction `by`."""
     keys = iter(jax.random.split(key, 8))
 
     def vary(value, by):
@@ -87,13 +90,13 @@ def _varying(key):
     return vary
 
 
-def _look(key, kind, size):
-    """The view of a face, and its kind with the colour of its own fur."""
+def _pose(key, kind, size):
+    """The view of a face, and its kind with this face's fur colour."""
     keys = jax.random.split(key, 3)
     vary = _varying(keys[0])
     pixel = 2 / size
     centres = (jnp.arange(size) + 0.5) * pixel - 1
-    x, y = _posed(keys[1], *jnp.meshgrid(centres, centres))
+    x, y = _head_coordinates(keys[1], *jnp.meshgrid(centres, centres))
     side = jnp.abs(x)
     radius, angle = jnp.hypot(x, y - 0.15), jnp.arctan2(side, y - 0.15)
     strands = _strands(keys[2], radius, angle, jnp.sign(x))
@@ -101,8 +104,8 @@ def _look(key, kind, size):
     return view, kind._replace(fur=vary(1.0, 0.15) * kind.fur)
 
 
-def _posed(key, x, y):
-    """Coordinates of the head, which is turned, moved and scaled in the image."""
+def _head_coordinates(key, x, y):
+    """Coordinates on a head that is rotated, shifted and scaled at random."""
     angle, right, down, scale = jax.random.truncated_normal(key, -2, 2, (4,))
     x, y = x - 0.05 * right, y - 0.06 - 0.04 * down
     turn, zoom = 0.09 * angle, 0.93 + 0.05 * scale
@@ -111,7 +114,7 @@ def _posed(key, x, y):
 
 
 def _strands(key, radius, angle, sign):
-    """Fur that grows away from the nose: noise of high frequency in the angle."""
+    """Fur that grows away from the nose: noise of high angular frequency."""
     count = 18
     keys = jax.random.split(key, 4)
     around = jax.random.uniform(keys[0], (count,), minval=18.0, maxval=56.0)
@@ -120,12 +123,12 @@ def _strands(key, radius, angle, sign):
     other = 2 * jnp.pi * jax.random.uniform(keys[3], (count,))
     phase = jnp.where(sign[..., None] < 0, other, phase)  # not symmetric
     waves = jnp.cos(around * angle[..., None] + along * radius[..., None] + phase)
-    fade = jnp.clip(radius / 0.3, 0, 1)  # the strands run together at the nose
+    fade = jnp.clip(radius / 0.3, 0, 1)  # the strands converge at the nose
     return fade * waves.sum(-1) / math.sqrt(count)
 
 
 def _background(key, x, y):
-    """A dull colour that changes slowly from side to side."""
+    """A gradient between two muted colours."""
     keys = jax.random.split(key, 3)
     colours = jax.random.uniform(keys[0], (2, 3), minval=0.25, maxval=0.65)
     colours = 0.6 * colours + 0.4 * colours.mean(1, keepdims=True)
@@ -141,7 +144,7 @@ def _normals(height, pixel):
 
 
 def _lit(key, normals, wet, furry):
-    """Diffuse (Lambert) and specular (Blinn-Phong) light from one side."""
+    """Diffuse (Lambert) and specular (Blinn-Phong) shading by one light."""
     keys = jax.random.split(key, 3)
     turn = jax.random.uniform(keys[0], minval=-2.4, maxval=-0.7)  # from above
     rise = jax.random.uniform(keys[1], minval=0.45, maxval=1.1)

@@ -1,4 +1,4 @@
-"""The faces as a data set: example i of a split is a function of the two alone."""
+"""The faces as a data set: an example depends on its split and index alone."""
 
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -13,17 +13,21 @@ from bspec_jax.data.faces.rendering import Face, render
 from bspec_jax.data.images import Part, Source, Split
 
 COUNTS = {"train": 6000, "test": 900}
-IMAGE_SIZE = 64  # pixels, by default
-RENDERED_AT_ONCE = 64
+IMAGE_SIZE = 64  # default side, in pixels
+BATCH_SIZE = 64  # faces rendered at a time
 
 
 def example_key(split: str, index: Int[Array, ""] | int) -> Key[Array, ""]:
-    """The key of an example; `split` is one of `COUNTS`, its class index % 3."""
+    """The key of an example of a split, "train" or "test"."""
     return jax.random.fold_in(jax.random.key(list(COUNTS).index(split)), index)
 
 
 def find(image_size: int | None) -> Source:
-    """The faces as a source of images, with ground truth; the same for every seed."""
+    """The faces as a source of images with ground truth, the same for every seed.
+
+    Args:
+      image_size: side of the images, in pixels. Default: 64.
+    """
     size = image_size or IMAGE_SIZE
     parts = [
         Part(
@@ -47,24 +51,26 @@ def ground_truth(
     size: int,
     without: Collection[str] = (),
 ) -> Face:
-    """The faces of these examples with all their layers, leaves `[N, H, W, ...]`.
+    """Renders examples with all their layers, leaves `[N, H, W, ...]`.
 
     Args:
-      size: pixels each way.
-      without: parts that are left out, as of `render`.
+      split: "train" or "test".
+      indices: of the examples, `[N]`.
+      size: side of the images, in pixels.
+      without: parts to omit, as for `render`.
     """
     indices, faces = np.asarray(indices), []
-    for index, count in batches_of_one_shape(len(indices), RENDERED_AT_ONCE):
-        some = indices[index]
-        keys = jax.vmap(partial(example_key, split))(some)
-        rendered = _render_many(keys, _labels(some), size, tuple(without))
+    for positions, count in batches_of_one_shape(len(indices), BATCH_SIZE):
+        batch = indices[positions]
+        keys = jax.vmap(partial(example_key, split))(batch)
+        rendered = _render_many(keys, _labels(batch), size, tuple(without))
         rendered = jax.device_get(rendered)
         faces.append(jax.tree.map(lambda leaf, n=count: leaf[:n], rendered))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *faces)
 
 
 def labels(split: str) -> Int32[np.ndarray, " N"]:
-    """The classes of all examples of a split."""
+    """The classes of all examples of a split, which take turns: index % 3."""
     return _labels(np.arange(COUNTS[split]))
 
 

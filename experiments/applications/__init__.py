@@ -1,0 +1,1 @@
+"""Applications of the decomposition of an image, scored by a ground truth."""

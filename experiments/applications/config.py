@@ -1,0 +1,71 @@
+"""Flags of `experiments.applications`."""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from bspec_jax.runs import FlagError, RunConfig, check_flag
+
+NAME = "applications"
+ALL = ("editing", "augmentation", "filtering", "shape")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(RunConfig):
+    """Flags of the applications."""
+
+    COUNTS: ClassVar = (
+        "test_examples",
+        "choose_examples",
+        "labels_per_class",
+        "trials",
+        "steps",
+    )
+
+    PRESENTATION: ClassVar = ("component",)
+
+    checkpoint: Path | None = None
+    """Run of class_transfer on data with a ground truth: the synthetic faces."""
+    applications: tuple[
+        Literal["editing", "augmentation", "filtering", "shape"], ...
+    ] = ALL
+    """Applications to score."""
+    test_examples: int = 300
+    """Number of held-out images to score on, balanced over the classes."""
+    choose_examples: int = 32
+    """Number of training images per class to fit gains and settings on."""
+    segmentation: Path | None = None
+    """Run of segment whose choice of components finds the part to edit. Default: a
+    search without labels."""
+    part: Literal["eyes", "ears"] = "eyes"
+    """Part to edit."""
+    gain: float = 2.0
+    """Gain of the edited component; 1 changes nothing."""
+    component: int | None = None
+    """Component whose edit the figure shows, from 0. Default: the one with the largest
+    share of its change in the part."""
+    labels_per_class: tuple[int, ...] = (50, 5, 2)
+    """Numbers of labelled images per class to train classifiers on."""
+    trials: int = 5
+    """Number of trainings of each kind, with seeds from --seed on."""
+    steps: int = 120
+    """Approximate number of steps of each training."""
+    scale: float = 0.2
+    """Standard deviation of the random gains around 1."""
+    attenuate: tuple[int, ...] = ()
+    """Components to attenuate, from 0. Default: the gains of all are fitted."""
+    attenuation: float = 0.0
+    """Gain of the attenuated components."""
+
+    def check(self) -> None:
+        super().check()
+        if self.resume:
+            raise FlagError("applications takes some minutes and cannot be resumed")
+        if self.checkpoint is None and not self.figures_only:
+            raise FlagError("--checkpoint needs the folder of a class-transfer run")
+        check_flag(self, "applications", ALL.__contains__, f"some of {ALL}")
+        for name in ("gain", "attenuation"):
+            check_flag(self, name, np.isfinite, "finite")
+        check_flag(self, "scale", lambda v: 0 < v < np.inf, "finite, above 0")

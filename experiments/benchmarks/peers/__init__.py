@@ -1,0 +1,1 @@
+"""The benchmarked computations in PyTorch; imported only where PyTorch is needed."""

@@ -1,0 +1,1 @@
+"""Class transfer and image decomposition (section 7)."""

@@ -1,0 +1,1 @@
+"""Image classification by a sum of slim ResNets (section 6)."""

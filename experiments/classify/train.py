@@ -1,0 +1,157 @@
+"""Training of the run's networks; `finish` resumes a network where it stopped."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bspec_jax import classifier, data, runs
+from bspec_jax.analysis.specialization import active_branches
+from bspec_jax.branching import BranchedNetwork
+from bspec_jax.classifier import contributions
+from bspec_jax.classifier.evaluation import CONTROL, Job, Responses
+from bspec_jax.classifier.network import Pixels
+from bspec_jax.classifier.training import Recipe, Schedule, TrainState, fit
+from bspec_jax.losses import classification_floor
+from bspec_jax.storage import checkpoints, files
+from experiments.classify.config import LEARNING_RATES, Config, check_selection
+from experiments.classify.saved import responses_path, save_responses
+
+
+def load_data(config: Config) -> data.Dataset:
+    """Reads the data set, and checks the flags that depend on it."""
+    dataset = data.load(**config.data_arguments())
+    available = len(dataset.train.labels)
+    if config.batch_size > available:
+        raise runs.FlagError(
+            f"--batch-size {config.batch_size} is more than the {available} training "
+            "examples"
+        )
+    check_selection(config, config.branches, dataset.test.labels)
+    return dataset
+
+
+def jobs(config: Config) -> list[Job]:
+    """The networks to train, the main one first."""
+    networks = []
+    sizes = sorted(config.branches_list, key=lambda m: (m != config.branches, m))
+    for repeat in range(config.repeats):
+        suffix = f"_repeat_{repeat}" if repeat else ""
+        for m in sizes:
+            name = classifier.MAIN if m == config.branches else f"branches_{m}"
+            networks.append(Job(name + suffix, m, repeat, separate=False))
+        if not config.skip_control:
+            networks.append(Job(CONTROL + suffix, max(sizes), repeat, separate=True))
+    return networks
+
+
+def finish(config: Config, job: Job, dataset: data.Dataset) -> None:
+    """Trains a network, or resumes it, and saves its responses to the test images."""
+    if responses_path(config.workdir, job.name).exists():
+        return
+    spec = specify(config, job.branches, dataset)
+    network = classifier.build(spec, config.last_scale)
+    folder = config.workdir / "checkpoints" / job.name
+    checkpoints.write_spec(folder, spec)
+    state = train(config, job, network, spec.pixels, dataset, folder)
+    model, _ = state.parts()
+    (initial,) = checkpoints.restore(folder, 0, model=model)
+    initial["batch_stats"] = classifier.calibrate(
+        network, **initial, images=dataset.train.images, pixels=spec.pixels
+    )
+    respond = partial(
+        classifier.predict, network, images=dataset.test.images, pixels=spec.pixels
+    )
+    responses = Responses(trained=respond(**model), initial=respond(**initial))
+    save_responses(config.workdir, job.name, responses)
+
+
+def specify(
+    config: Config, branches: int, dataset: data.Dataset
+) -> classifier.ClassifierSpec:
+    """The specification of a network of so many branches."""
+    return classifier.ClassifierSpec(
+        widths=config.widths_list,
+        branches=branches,
+        classes=dataset.class_names,
+        image_shape=dataset.train.images.shape[1:],
+        mean=tuple(np.float32(dataset.mean).tolist()),
+        std=tuple(np.float32(dataset.std).tolist()),
+        clamp=config.clamp,
+        data=config.data_arguments(),
+    )
+
+
+def train(
+    config: Config,
+    job: Job,
+    network: BranchedNetwork,
+    pixels: Pixels,
+    dataset: data.Dataset,
+    folder: Path,
+) -> TrainState:
+    """Trains a network with a progress bar, and logs to metrics.jsonl."""
+    key = jax.random.fold_in(jax.random.key(config.seed), job.repeat)
+    steps_per_epoch = len(dataset.train.labels) // config.batch_size
+    done = checkpoints.last_step(folder)
+    files.keep_metrics(
+        config.workdir, lambda line: line["network"] != job.name or line["step"] <= done
+    )
+    with runs.progress_bar(
+        steps_per_epoch * config.epochs * config.batch_size,
+        f"{job.name} (M = {job.branches})",
+        "image",
+        done * config.batch_size,
+    ) as advance:
+
+        def on_log(state, step, epoch, log):
+            record = {"network": job.name, "step": step, "epoch": epoch}
+            record |= means(log, len(dataset.class_names))
+            images, labels = dataset.validation
+            if step % steps_per_epoch == 0 and len(labels):
+                model, _ = state.parts()
+                v = classifier.predict(network, **model, images=images, pixels=pixels)
+                record["validation_accuracy"] = contributions.accuracy(v.sum(0), labels)
+            files.append_metrics(config.workdir, record)
+            advance(len(log["loss"]) * config.batch_size)
+
+        schedule = Schedule(config.log_every, config.checkpoint_every)
+        recipe = recipe_of(config, job)
+        return fit(
+            network, recipe, pixels, dataset.train, key, folder, schedule, on_log
+        )
+
+
+def recipe_of(config: Config, job: Job) -> Recipe:
+    """The hyperparameters of a network's training."""
+    return Recipe(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        optimizer=config.optimizer,
+        learning_rate=config.learning_rate or LEARNING_RATES[config.optimizer],
+        weight_decay=config.weight_decay,
+        clamp=config.clamp,
+        crop_padding=config.crop_padding,
+        flip=not config.skip_flip,
+        separate=job.separate,
+    )
+
+
+def means(log: dict[str, np.ndarray], num_classes: int) -> dict:
+    """A line of metrics.jsonl: means over the steps since the last line.
+
+    Args:
+      log: of each step, stacked `[K, ...]`; see `classifier.training.Training`.
+    """
+    rms = np.sqrt(log["energy"].mean(0))
+    return {
+        "loss": log["loss"].mean(),
+        "excess_loss": log["loss"].mean() - classification_floor(num_classes),
+        "accuracy": log["accuracy"].mean(),
+        "saturated": log["saturated"].mean(),
+        "gradient_norm": log["gradient_norm"].mean(),
+        "norms": rms,
+        "active": int(active_branches(jnp.asarray(rms)[:, None]).sum()),
+    }

@@ -1,0 +1,52 @@
+"""The figures of a finished Hessian run."""
+
+from pathlib import Path
+
+import numpy as np
+
+from bspec_jax import figures
+from bspec_jax.storage import files
+from experiments.hessian.checkpoint import HESSIANS
+
+
+def draw(workdir: Path, results: dict) -> dict:
+    """The figures by file name."""
+    if results["config"]["checkpoint"]:
+        return draw_classifier(workdir, results)
+    tasks = results["tasks"]
+    heat_maps = {
+        f"hessian_{task}": figures.hessian_heat_maps(
+            figures.TASK_TITLES[task], data["example"]
+        )
+        for task, data in tasks.items()
+    }
+    return heat_maps | {
+        "hessian_ratio": figures.hessian_ratio(tasks),
+        "hessian_eigenvalues": figures.hessian_eigenvalues(tasks),
+        "hessian_index": figures.hessian_index(tasks),
+        "section8_factors": figures.gradient_factors(tasks),
+    }
+
+
+def draw_classifier(workdir: Path, results: dict) -> dict:
+    """Figure 5, panels 3 and 4, with the clamp and without."""
+    stages = [s for task in results["tasks"].values() for s in task["stages"]]
+    names = dict.fromkeys(stage["hessian"] for stage in stages)
+    hessians = files.load_arrays(workdir / HESSIANS, names)
+    size = results["parameters"]
+    drawn = {}
+    for name, task in results["tasks"].items():
+        examples = [
+            {
+                "step": stage["step"],
+                "branches": results["branches"],
+                "offdiagonal_ratio": stage["offdiagonal_ratio"],
+                "hessian": np.reshape(hessians[stage["hessian"]], (size, size)),
+            }
+            for stage in task["stages"]
+        ]
+        clamp = "no clamp" if task["clamp"] == "none" else f"{task['clamp']} clamp"
+        title = f"{', '.join(results['leaves'])}, {clamp}"
+        suffix = "" if name == "classify" else "_unclamped"
+        drawn[f"fig05_hessian{suffix}"] = figures.hessian_heat_maps(title, examples)
+    return drawn

@@ -1,0 +1,1 @@
+"""One page about finished runs: the observations, the figures and the commands."""

@@ -1,0 +1,107 @@
+"""One page about finished runs: the paper's observations, its figures, the commands.
+
+    python -m experiments.report runs/toy/* runs/hessian/* docs/runs/*
+
+Takes any runs of toy, hessian, classify, class_transfer, segment and applications and
+writes report.html, which needs no other file; report.md, which links to the figures of
+the runs; and report.json. Each observation is listed with the measurements of every run
+that makes one and with a verdict by thresholds fixed in advance. Runs that are missing,
+unfinished or damaged are named. Takes seconds.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from PIL import Image
+
+from bspec_jax import figures, runs
+from bspec_jax.storage.errors import UserError, in_one_line
+from bspec_jax.storage.files import write_json
+from experiments.report.conclusions import conclusions, findings
+from experiments.report.finished import FinishedRun, load_runs
+from experiments.report.page import ARCHITECTURE, page, row, row_of_run, to_html
+
+NAME = "python -m experiments.report"
+DRAWN_BRANCHES = 4  # in Figure 1
+
+
+def report(
+    folders: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")
+    ],
+    workdir: Path | None = None,
+) -> None:
+    """Writes one page about finished runs.
+
+    Args:
+      folders: Run folders, in any order.
+      workdir: Folder of the report, new or empty. Default: runs/report/<UTC time>.
+    """
+    workdir = workdir or runs.new_folder("report")
+    finished, complaints = _load(folders, workdir)
+    concluded = conclusions([f for run in finished for f in findings(run)])
+    workdir.mkdir(parents=True, exist_ok=True)
+    runs.save_figures(
+        workdir, {ARCHITECTURE.stem: figures.architecture(DRAWN_BRANCHES)}
+    )
+    markdown = page(finished, complaints, concluded, workdir)
+    (workdir / "report.md").write_text(markdown)
+    (workdir / "report.html").write_text(to_html(markdown, workdir))
+    data = {
+        "runs": {run.name: run.command for run in finished},
+        "left_out": complaints,
+        "observations": {
+            key: {
+                **conclusion,
+                "findings": [f._asdict() for f in conclusion["findings"]],
+            }
+            for key, conclusion in concluded.items()
+        },
+    }
+    write_json(workdir / "report.json", data)
+    for key, conclusion in concluded.items():
+        print(f"{key} {conclusion['claim']}: {conclusion['verdict']}")
+    print(f"report in {workdir}")
+
+
+def _load(
+    folders: Sequence[Path], workdir: Path
+) -> tuple[list[FinishedRun], list[str]]:
+    """The runs to report and what is wrong with the others.
+
+    Raises:
+      UserError: if there is nothing to report, names clash or `workdir` is not empty.
+    """
+    if not folders:
+        raise UserError("name the folders of finished runs", status=2)
+    if workdir.exists() and any(workdir.iterdir()):
+        raise UserError(f"{workdir} is not empty; choose another --workdir")
+    finished, complaints = load_runs(folders, check)
+    for complaint in complaints:
+        print(f"left out: {complaint}")
+    if not finished:
+        raise UserError("no finished run among these folders")
+    names = [run.name for run in finished]
+    if clashing := {name for name in names if names.count(name) > 1}:
+        raise UserError(
+            f"several runs are called {sorted(clashing)[0]}: rename a folder"
+        )
+    return finished, complaints
+
+
+def check(run: FinishedRun) -> None:
+    """Raises one of `finished.DAMAGE` if the report could not show the run."""
+    conclusions(findings(run))
+    for finding in findings(run):
+        row(finding)
+    row_of_run(run)
+    for path in run.figures:
+        with Image.open(path) as image:
+            image.load()
+
+
+if __name__ == "__main__":
+    with in_one_line(NAME):
+        tyro.cli(report, prog=NAME, description=__doc__)

@@ -1,0 +1,268 @@
+"""The report as a Markdown page, and as an HTML page that embeds its figures."""
+
+import base64
+import html
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from markdown_it import MarkdownIt
+
+from bspec_jax.analysis.observations import OBSERVATIONS, VERDICTS
+from experiments.report.conclusions import Finding
+from experiments.report.finished import EXPERIMENTS, FinishedRun
+from experiments.tables import number
+
+ARCHITECTURE = Path("figures/fig01_architecture.png")  # drawn by the report itself
+INTRODUCTION = """\
+# Branch specialization: what the runs say
+
+Measures and thresholds were fixed before any run. An observation *holds* in a setting \
+if the 95 % interval of its measure lies beyond both the threshold and the control; it \
+does *not hold* if the interval lies wholly on the other side of either. It is \
+*undecided* if the interval contains the threshold, overlaps the control's, or if \
+either interval is missing: a single network has none, except for a share of networks \
+(observation 4). Each setting ends with its number of networks, as in x 1000.
+"""
+# Of the paper's figures, by the prefix of their file names.
+CAPTIONS = {
+    "fig01": "A network of M branches: all read the same input, and their responses "
+    "are added to R.",
+    "fig02": "Responses of two branches during training of a toy: one branch per "
+    "point, one branch taking over a point, and a shared point.",
+    "fig03": "Toys: success rate of training against M, and covariance of the "
+    "branches' responses.",
+    "fig04": "Toys: responses of all branches to all points, and numbers of active and "
+    "silent branches against M.",
+    "fig05": "Classifier: active branches against M, covariances, and the Hessian of "
+    "the first layer before and after training.",
+    "fig06": "Classifier: mean response of each branch to each class.",
+    "fig07": "Classifier: confidence of each branch in each class.",
+    "fig08": "Classifier: the images of a class in which a branch is most confident.",
+    "fig09": "Class transfer: images, re-generated and transferred to other classes.",
+    "fig10": "Components of one image, alone and added to it.",
+    "fig11": "Components of another image.",
+    "fig12": "Eyes segmented by means of the components.",
+    "fig13": "One component of the re-generated image at several gains.",
+    "fig14": "Another component at several gains.",
+    "fig15": "Sums of subsets of the components.",
+    "fig16": "Classifier: more of the images in which branches are most confident.",
+    "fig17": "Classifier: mean responses for several M.",
+    "fig18": "Images, re-generations, R and components of the first class.",
+    "fig19": "Images, re-generations, R and components of the second class.",
+    "fig20": "Images, re-generations, R and components of the third class.",
+    "fig21": "Steps of the segmentation.",
+}
+# Panels whose order in the paper is not alphabetical.
+PANELS = (
+    "fig02_typical",
+    "fig02_rare_takeover",
+    "fig02_rare_shared",
+    "fig03_success",
+    "fig03_covariance",
+    "fig04_responses",
+    "fig04_active",
+)
+# What a verdict requires beyond threshold and control; see `observations`.
+ALSO = {
+    6: " The success rate must not fall: its interval at the largest M must not lie "
+    "below that at a quarter of it. The control grows with M: it is shown, not "
+    "compared.",
+    7: " The Hessian's ratio must also be below its initial value. The value is "
+    "relative to the control, whose own ratio is shown, not compared again.",
+    "section8": " It must exceed 0: equality does not count. There is no control.",
+}
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff;
+       max-width: 62rem; margin: 0 auto; padding: 1rem; }
+h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .875rem; margin: .5rem 0; }
+th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: left;
+         vertical-align: top; }
+img { max-width: 100%; height: auto; }
+code { font-size: .875em; overflow-wrap: anywhere; }
+"""
+
+
+def page(
+    runs: Sequence[FinishedRun],
+    complaints: Sequence[str],
+    concluded: Mapping[int | str, Mapping],
+    folder: Path,
+) -> str:
+    """The report in Markdown.
+
+    Args:
+      complaints: one line for each run that was left out.
+      concluded: of `conclusions.conclusions`.
+      folder: of the report; links to figures are relative to it.
+    """
+    return "\n".join(
+        [
+            INTRODUCTION,
+            *missing(runs, complaints),
+            "## The observations",
+            "",
+            *observations(concluded),
+            *figures_of_paper(runs, folder),
+            *other_figures(runs, folder),
+            *table_of_runs(runs),
+        ]
+    )
+
+
+def missing(runs: Sequence[FinishedRun], complaints: Sequence[str]) -> list[str]:
+    """Experiments without a run, and folders that were left out."""
+    present = {run.experiment for run in runs}
+    lines = [f"- No run of `{name}`." for name in EXPERIMENTS if name not in present]
+    lines += [f"- Left out: {complaint}." for complaint in complaints]
+    return ["## Missing", "", *lines, ""] if lines else []
+
+
+def observations(concluded: Mapping[int | str, Mapping]) -> list[str]:
+    """The verdicts, then the measurements behind each."""
+    lines = ["| | claim | verdict |", "|---|---|---|"]
+    lines += [
+        f"| {title(key)} | {conclusion['claim']} | "
+        f"**{conclusion['verdict']}** {conclusion['why']} |"
+        for key, conclusion in concluded.items()
+    ]
+    lines.append("")
+    for key, conclusion in concluded.items():
+        if not conclusion["findings"]:
+            continue
+        limit = OBSERVATIONS[key]
+        sign = "at most" if limit.below else "at least"
+        also = ALSO.get(key, "")
+        lines += [
+            f"### {title(key)}: {conclusion['claim']}",
+            "",
+            f"`{limit.measure}`, {sign} {limit.threshold:g}.{also}",
+            "",
+            "| level, setting | run | M | value | 95 % interval | initial value | "
+            "control | |",
+            "|---|---|---|---|---|---|---|---|",
+            *map(row, conclusion["findings"]),
+            "",
+        ]
+    return lines
+
+
+def title(key: int | str) -> str:
+    return "Section 8" if key == "section8" else f"Observation {key}"
+
+
+def row(finding: Finding) -> str:
+    """One line of an observation's table."""
+    record = finding.record
+    branches = record["branches"]
+    if isinstance(branches, list):
+        branches = ", ".join(map(str, branches))
+    low, high = (number(bound, 3) for bound in record["interval"])
+    interval = "none" if low == high == "-" else f"{low} to {high}"
+    cells = (
+        f"{finding.level}: {finding.setting}",
+        f"`{finding.run}`",
+        branches,
+        number(record["value"], 3),
+        interval,
+        number(record["initial"], 3),
+        number(record["control"], 3),
+        VERDICTS[record["holds"]],
+    )
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def figures_of_paper(runs: Sequence[FinishedRun], folder: Path) -> list[str]:
+    """The paper's figures in its order, each from every run that has it."""
+    lines = ["## The paper's figures", ""]
+    for prefix, caption in CAPTIONS.items():
+        lines += [f"### Figure {int(prefix[3:])}", "", caption, ""]
+        panels = [
+            (run, path)
+            for run in runs
+            for path in run.figures
+            if path.stem.startswith(prefix)
+        ]
+        panels.sort(key=lambda panel: panel_order(panel[1].stem))
+        shown = [picture(run, path, folder) for run, path in panels]
+        if prefix == "fig01":
+            shown = [f"![Figure 1]({link(folder / ARCHITECTURE, folder)})"]
+        lines += [*(shown or ["No run shows it."]), ""]
+    return lines
+
+
+def panel_order(stem: str) -> tuple[int, str]:
+    """Sort key of a panel, from the stem of its file name."""
+    return PANELS.index(stem) if stem in PANELS else len(PANELS), stem
+
+
+def other_figures(runs: Sequence[FinishedRun], folder: Path) -> list[str]:
+    """The figures that are not in the paper."""
+    lines = ["## Beyond the paper", ""]
+    for run in runs:
+        others = [path for path in run.figures if path.stem[:5] not in CAPTIONS]
+        if others:
+            lines += [f"### {run.experiment}: `{run.name}`", ""]
+            lines += [picture(run, path, folder) for path in others]
+            lines.append("")
+    return lines
+
+
+def picture(run: FinishedRun, path: Path, folder: Path) -> str:
+    label = f"{path.stem} of {run.name}"
+    return f"`{run.name}`, {path.stem}:\n\n![{label}]({link(path, folder)})\n"
+
+
+def link(path: Path, folder: Path) -> str:
+    """The Markdown target of a file, relative to a folder."""
+    # Resolved, since `..` out of a symbolic link leads elsewhere.
+    relative = Path(os.path.relpath(path.resolve(), folder.resolve()))
+    return f"<{quote(relative.as_posix(), safe='/ ')}>"
+
+
+def table_of_runs(runs: Sequence[FinishedRun]) -> list[str]:
+    """Where the numbers come from."""
+    return [
+        "## The runs",
+        "",
+        "| run | experiment | minutes | device | commit | command |",
+        "|---|---|---|---|---|---|",
+        *map(row_of_run, runs),
+        "",
+        "Each command ran at the commit beside it (+changes: with modified files).",
+        "",
+    ]
+
+
+def row_of_run(run: FinishedRun) -> str:
+    minutes = f"{run.results['wall_seconds'] / 60:.1f}"
+    device = f"{run.environment['cpus']} x {run.environment['device']}"
+    cells = (f"`{run.name}`", run.experiment, minutes, device, run.commit)
+    return f"| {' | '.join(cells)} | `{run.command}` |"
+
+
+def to_html(markdown: str, folder: Path) -> str:
+    """The report as one HTML page that needs no other file.
+
+    Args:
+      folder: of the report; its links to PNGs become embedded data.
+    """
+    body = MarkdownIt("commonmark").enable("table").render(markdown)
+
+    def embedded(match):
+        data = (folder / unquote(html.unescape(match[1]))).read_bytes()
+        return f'src="data:image/png;base64,{base64.b64encode(data).decode()}"'
+
+    body = re.sub(r'src="([^"]+)"', embedded, body)
+    body = body.replace("<table>", '<div class="table"><table>')
+    body = body.replace("</table>", "</table></div>")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Branch specialization: report</title>\n<style>{STYLE}</style>\n"
+        f"</head>\n<body>\n{body}</body>\n</html>\n"
+    )

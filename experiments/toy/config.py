@@ -1,0 +1,91 @@
+"""Flags of the toy experiment."""
+
+import dataclasses
+import math
+from typing import ClassVar, Literal
+
+from bspec_jax import runs
+from bspec_jax.toys import sweeps
+from experiments.flags import ToyConfig, check_not_negative, check_positive
+
+NAME = "toy"
+CONTROL_POOL = 3000  # networks trained alone, whose sums are the control
+COVARIANCE_BRANCHES, COVARIANCE_TRIALS = 10, 10  # Figure 3 right
+RESPONSE_BRANCHES, RESPONSE_TRIALS = 20, 200  # Figure 4 left and middle
+
+PHASE_LEARNING_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
+PHASE_AXES = {
+    "negative_slope": "phase_negative_slopes",
+    "init_scale": "phase_init_scales",
+    "learning_rate": "phase_learning_rates",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(ToyConfig):
+    """Flags of the toy experiment."""
+
+    COUNTS: ClassVar = ("trials", "overlay_trials", "branches")
+
+    mode: Literal["sweep", "phase"] = "sweep"
+    """Figures 2 to 4 from a sweep over M, or a phase diagram over a grid of learning
+    rates, initial scales and slopes (--phase-...)."""
+    branches: tuple[int, ...] | None = None
+    """Numbers of branches M. Default: 2 to 30; for phase 8 and 32."""
+    trials: int | None = None
+    """Trials for each M and each point of the phase grid. Default: 1000; phase 200."""
+    overlay_learning_rate: float = 0.005
+    """Second learning rate, for the dashed lines in Figure 4 right; 0 for none."""
+    overlay_trials: int = 200
+    """Trials for each M at the second learning rate."""
+    phase_learning_rates: tuple[float, ...] = PHASE_LEARNING_RATES
+    """Learning rates of the phase grid."""
+    phase_init_scales: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0)
+    """Initial scales of the phase grid."""
+    phase_negative_slopes: tuple[float, ...] = (0.0, 0.01, 0.1, 0.3)
+    """Slopes of the phase grid."""
+
+    def check(self) -> None:
+        super().check()
+        runs.check_flag(self, "phase_negative_slopes", math.isfinite, "finite")
+        for name in ("phase_init_scales", "phase_learning_rates"):
+            check_positive(self, name)
+        check_not_negative(self, "overlay_learning_rate")
+        widest = max(self.branches_list)
+        runs.check_memory(
+            sweeps.memory_estimate(self.num_trials, widest),
+            f"{self.num_trials:,} trials of up to {widest:,} branches",
+            "use fewer --branches or --trials",
+        )
+
+    @property
+    def branches_list(self) -> list[int]:
+        default = range(2, 31) if self.mode == "sweep" else (8, 32)
+        return sorted(set(self.branches or default))
+
+    @property
+    def trials_count(self) -> int:
+        return self.trials or (1000 if self.mode == "sweep" else 200)
+
+    @property
+    def phase_grid(self) -> dict[str, list[float]]:
+        """Values along each axis of the phase grid."""
+        return {name: list(getattr(self, flag)) for name, flag in PHASE_AXES.items()}
+
+    @property
+    def control_shape(self) -> tuple[int, int]:
+        """Number of networks in the control's largest sum, and number of sums."""
+        largest = max(self.branches_list)
+        return largest, max(10, CONTROL_POOL // largest)
+
+    @property
+    def num_trials(self) -> int:
+        """Trials of the whole run, including overlay, control and examples."""
+        each = len(self.tasks_list) * len(self.branches_list)
+        if self.mode == "phase":
+            cells = math.prod(map(len, self.phase_grid.values()))
+            return each * cells * self.trials_count
+        overlay = self.overlay_trials if self.overlay_learning_rate else 0
+        control = len(self.tasks_list) * math.prod(self.control_shape)
+        examples = COVARIANCE_TRIALS + RESPONSE_TRIALS
+        return each * (self.trials_count + overlay) + control + examples

@@ -1,0 +1,87 @@
+import jax
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from bspec_jax.toys import hessians, sweeps
+
+pytestmark = pytest.mark.usefixtures("optimised")
+
+KEY = jax.random.key(7)
+
+
+def networks(num_branches=3, trials=5, slopes=(0.01, 0.3)):
+    table = sweeps.settings(
+        task="toy2",
+        num_branches=num_branches,
+        negative_slope=slopes,
+        learning_rate=0.02,
+        trial=range(trials),
+    )
+    return sweeps.init_trials(KEY, table)
+
+
+def jacobians(trials, m):
+    """dv_k/dtheta_k of each network in NumPy, `[M, P, N, T]`, parameters b, w."""
+    z = trials.w[:m, None] * trials.x + trials.b[:m, None]
+    slope = np.where(z >= 0, 1, trials.negative_slope)
+    return np.stack([slope, slope * trials.x], 1)
+
+
+def test_measures_equal_those_by_hand_with_a_slope_per_network():
+    trials = networks()
+    h, measures = hessians.measure(trials)
+    j = jacobians(trials, 3)
+    expected = np.einsum("kpnt,lqnt->tkplq", j, j)
+    assert_allclose(h, expected[0], rtol=1e-5, atol=1e-6)
+    whole = np.linalg.eigvalsh(expected.reshape(10, 6, 6))
+    assert_allclose(measures.spectrum, whole.T, rtol=1e-4, atol=1e-4)
+    assert_allclose(measures.largest_eigenvalue, whole[:, -1], rtol=1e-5)
+    norms = np.sqrt((expected**2).sum((2, 4)))
+    own = np.diagonal(norms, axis1=1, axis2=2)
+    order = np.argsort(-own, 1)
+    assert_allclose(
+        np.diagonal(measures.block_norms), np.take_along_axis(own, order, 1), rtol=1e-5
+    )
+    blocks = np.einsum("tkpkq->tkpq", expected)
+    largest = np.linalg.eigvalsh(blocks)[..., -1]
+    assert_allclose(
+        measures.branch_spectra[:, -1].T,
+        np.take_along_axis(largest, order, 1),
+        rtol=1e-5,
+    )
+    assert_allclose(measures.scales.distributive, np.sqrt((j**2).mean((0, 1, 2))))
+    assert_allclose(measures.gradient_norm, 1)
+
+
+def test_batches_and_the_scales_of_the_start(monkeypatch):
+    start = networks()
+    _, first = hessians.measure(start)
+    trained = sweeps.train(start, steps=200)
+    h, together = hessians.measure(trained, initial=first.scales)
+    monkeypatch.setattr(hessians, "BATCH_ELEMENTS", 4 * 36)  # four networks of M = 3
+    h_again, in_batches = hessians.measure(trained, initial=first.scales)
+    assert_array_equal(h, h_again)
+    for one, other in zip(*map(jax.tree.leaves, (together, in_batches)), strict=True):
+        assert one.shape[-1] == 10
+        assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert (together.gradient_norm < 1).all()
+    assert_array_equal(together.scales.distributive, first.scales.distributive)
+
+
+def test_networks_of_several_m_are_refused():
+    trials = sweeps.stack([networks(2), networks(3)])
+    with pytest.raises(ValueError, match=r"must have one M, got \[2, 3\]"):
+        hessians.measure(trials)
+
+
+def test_double_precision_and_one_leaf():
+    trials = networks()
+    h, measures = hessians.measure(trials, leaves=("w",), float64=True)
+    j = jacobians(trials, 3)[:, 1].astype(np.float64)
+    assert h.dtype == np.float64
+    assert h.shape == (3, 1, 3, 1)
+    assert_allclose(h[:, 0, :, 0], np.einsum("kn,ln->kl", j[..., 0], j[..., 0]))
+    slim = measures.without_arrays_over_branches()
+    assert slim.spectrum is slim.block_norms is slim.branch_spectra is None
+    assert_array_equal(slim.index, measures.index)
