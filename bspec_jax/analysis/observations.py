@@ -93,7 +93,8 @@ def average(measured: Specialization, counts=True) -> dict[str, dict]:
         correlation without a pair.
 
     Returns:
-      For each field of `Specialization`, `{"mean": [...], "interval": [..., 2]}`.
+      For each field of `Specialization` a dict with its `mean`, `[...]`, and
+      `interval`, `[..., 2]`.
     """
     means = {}
     for name, values in measured._asdict().items():

@@ -42,10 +42,10 @@ def toy_dynamics(example: Mapping, kind: str) -> Figure:
     axes[0].set_ylabel("response $v_k(x)$")
     axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     task = TASK_TITLES[example["task"]]
+    share = f"{100 * example['share']:.0f} %"
     figure.suptitle(
         f"{task}, $M = 2$: {DYNAMICS_TITLES[kind]}\n"
-        f"trial {example['trial']}; {100 * example['share']:.0f} % of trials are of this "
-        "kind",
+        f"trial {example['trial']}; {share} of trials are of this kind",
         fontsize=10,
     )
     return figure

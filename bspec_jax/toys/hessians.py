@@ -88,6 +88,7 @@ def measure(
     *,
     leaves: Leaves = None,
     initial: InitialScales | None = None,
+    negative_slope: float | None = None,
     float64: bool = False,
 ) -> tuple[Float[np.ndarray, "M P M P"], HessianMeasures]:
     """The exact Hessian of the first network, and the measures of every network.
@@ -97,14 +98,20 @@ def measure(
       leaves: paths or patterns of the parameters of the Hessian: "w", "b" or, by
         default, both.
       initial: `scales` of the same networks at initialisation; None if these are they.
+      negative_slope: of all networks. Default: that of each trial, which is rounded to
+        the precision of the training.
       float64: compute in double precision.
 
     Raises:
       ValueError: if the networks differ in M.
     Cost: per network M P products with the Hessian, and its eigenvalues, O((M P)^3).
     """
-    dtype = np.float64 if float64 else np.float32
-    networks = _Networks(*(np.asarray(c, dtype) for c in _columns(trials)))
+    dtype, leaves = np.float64 if float64 else np.float32, hessian.hashable(leaves)
+    columns = _columns(trials)
+    if negative_slope is not None:
+        slopes = np.full(trials.error.size, negative_slope)
+        columns = columns._replace(negative_slope=slopes)
+    networks = _Networks(*(np.asarray(column, dtype) for column in columns))
     if initial is not None:
         initial = InitialScales(*(np.asarray(scale, dtype) for scale in initial))
     total, m = networks.w.shape

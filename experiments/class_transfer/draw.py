@@ -1,7 +1,8 @@
 """The figures of a run: 9 to 11, 13 to 15, 18 to 20, and those of its numbers."""
 
+from typing import Any
+
 import numpy as np
-from matplotlib.figure import Figure
 
 from bspec_jax import figures
 from bspec_jax.components.pictures import Pictures
@@ -9,11 +10,11 @@ from bspec_jax.generator.evaluation import energy_share
 from experiments.class_transfer.config import Config
 from experiments.class_transfer.pictures import load_held_out, of_own_images
 
-Figures = dict[str, Figure]
+Figures = dict[str, Any]  # matplotlib's, by file name
 
 
 def draw(config: Config, results: dict) -> Figures:
-    """The figures of finished results, by file name."""
+    """The figures of finished results."""
     if config.images:
         pictures = of_own_images(config, results["classes"])
         drawn = draw_pictures(config, results, pictures)

@@ -91,6 +91,7 @@ def measure_stage(
             trials.select(trials.num_branches == m),
             leaves=config.leaves,
             initial=None if before is None else before.scales,
+            negative_slope=config.negative_slope,
             float64=config.float64,
         )
         if m == example:

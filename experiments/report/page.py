@@ -22,7 +22,7 @@ INTRODUCTION = """\
 Measures and thresholds were fixed before any run. An observation *holds* in a setting \
 if the 95 % interval of its measure lies beyond both the threshold and the control; it \
 does *not hold* if the interval lies wholly on the other side of either. It is \
-*undecided* if the interval contains the threshold, overlaps the control's, or if \
+*undecided* if the interval contains the threshold or overlaps the control's, or if \
 either interval is missing: a single network has none, except for a share of networks \
 (observation 4). Each setting ends with its number of networks, as in x 1000.
 """

@@ -5,7 +5,7 @@
 
 The sweep takes about 20 seconds on 2 cores, the phase diagram about 50. Expected with
 the defaults (seed 0): at M = 2, 4 and 10 Toy 1 succeeds in .52, .88 and 1.00 of the
-trials, Toy 2 in .60, .84 and .98. From M = 10 to 30 between 3 and 4 branches are active.
+trials, Toy 2 in .60, .84 and .98. From M = 10 to 30, 3 to 4 branches are active.
 """
 
 import time

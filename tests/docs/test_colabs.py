@@ -51,6 +51,11 @@ def test_a_notebook_runs_with_outputs_of_the_kinds_that_are_kept(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_notebooks_are_small(name):
+    assert (ROOT / "colabs" / f"{name}.ipynb").stat().st_size <= 500_000
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_notebooks_start_with_the_same_installation(name):
     first = next(cell for cell in kept(name).cells if cell.cell_type == "code")
     other = next(cell for cell in kept(NAMES[0]).cells if cell.cell_type == "code")

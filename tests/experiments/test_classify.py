@@ -163,6 +163,17 @@ def test_every_network_is_there_and_the_control_is_another(finished):
     assert "verdicts need several networks: --repeats 5" in out
 
 
+def test_findings_are_the_observations_with_their_setting(finished):
+    _, results, _ = finished
+    findings = results["findings"]
+    assert [finding["observation"] for finding in findings] == list(range(1, 7))
+    setting = "fashion_mnist, full size, all images, 6 epochs, M = 3, x 1"
+    for finding in findings:
+        assert (finding["level"], finding["setting"]) == ("classifier", setting)
+        record = results["observations"][str(finding["observation"])]
+        assert finding | record == finding
+
+
 def test_the_pruned_network_is_the_sum_of_the_active_branches(finished, images):
     workdir, results, _ = finished
     test = data.load("fashion_mnist", images, validation_examples=60).test

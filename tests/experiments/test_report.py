@@ -1,29 +1,24 @@
 import json
-import math
+import os
 import re
-import shutil
 from pathlib import Path
+from urllib.parse import unquote
 
-import numpy as np
 import pytest
 from helpers import ROOT, refuse
-from numpy.testing import assert_allclose
+from PIL import Image
 
+from bspec_jax import runs
 from bspec_jax.storage.errors import UserError
-from experiments.report import check, report
-from experiments.report_findings import (
-    Finding,
-    conclusions,
-    findings,
-    of_generator,
-    verdict,
-)
-from experiments.report_pages import panel, to_html
-from experiments.report_runs import Run, load, read
+from experiments.report.__main__ import check, report
+from experiments.report.conclusions import Finding, conclusions, findings, verdict
+from experiments.report.finished import FinishedRun, load_runs, read
+from experiments.report.page import panel_order
 
 RUNS = ROOT / "docs" / "runs"
-TOY = "Toy 1, step 0.02, slope 0.3, normal init of scale 2, x 77"  # of `toy_run`
 KEPT_REPORT = ROOT / "docs" / "report_of_runs"
+TOY = "Toy 1, step 0.02, slope 0.3, normal init of scale 2, x 77"
+GENERATOR = "faces with gaussian R, M = 9, x 1"
 
 
 def finding(observation, holds, level="toy", setting="a"):
@@ -69,70 +64,66 @@ def test_the_eighth_observation_needs_all_levels():
     assert verdict(8, [finding("section8", True)]).text == "not measured"
 
 
-def test_a_generator_s_observations_follow_from_its_results():
-    results = json.loads((RUNS / "faces_gaussian" / "results.json").read_text())
-    found = of_generator(results)
-    norms = np.array(results["norms"])
-    spread = np.array([part["mean"] for part in results["part_scores"].values()]).T
-    energy = norms[:, None] ** 2 * spread
-    shares = energy / energy.sum(1, keepdims=True)
-    entropy = -(shares * np.log(shares)).sum(1) / math.log(shares.shape[1])
-    assert_allclose(found[1]["value"], entropy.mean(), rtol=1e-5)
-    active = np.sqrt(energy) >= 0.1 * np.sqrt(energy).max(0)
-    assert_allclose(found[2]["value"], active.mean(), rtol=1e-6)
-    assert_allclose(found[3]["value"], 1 - active.mean(), atol=1e-6)
-    assert found[4]["value"] == (results["silent"] > 0)
-    assert_allclose(found[5]["value"], results["mean_correlation"], rtol=1e-3)
-    assert_allclose(
-        found[5]["initial"], results["initial"]["mean_correlation"], rtol=1e-3
-    )
-    assert all(one["holds"] is None for one in found.values())
-
-
-def toy_run(folder, **tasks):
-    """A finished run of the toys, as far as the report reads it."""
-    (folder / "figures").mkdir(parents=True)
-    for name in ("fig03_success", "extra"):
-        shutil.copy(
-            RUNS / "faces_segmentation" / "figures" / "segmentation_scores.png",
-            folder / "figures" / f"{name}.png",
-        )
-    record = {
+def record_of(observation, level, setting, **changes):
+    """A finding as results.json holds it."""
+    return {
+        "observation": observation,
+        "level": level,
+        "setting": setting,
+        "claim": "branches have regions of specialization",
+        "measure": "entropy",
+        "threshold": 0.8,
         "branches": 30,
         "value": 0.34,
         "interval": [0.33, 0.35],
         "initial": 0.5,
         "control": 1.0,
+        "control_interval": [0.9, 1.0],
         "holds": True,
+        **changes,
     }
-    saved = {
-        "config.json": {"experiment": "toy"},
+
+
+def finished_run(folder, experiment="toy", saved=None):
+    """A finished run, as far as the report reads it; without `saved`, no findings."""
+    (folder / "figures").mkdir(parents=True)
+    for name in ("fig03_success", "extra"):
+        noise = Image.effect_noise((100, 80), 60)
+        noise.save(folder / "figures" / f"{name}.png")
+    files = {
+        "config.json": {"experiment": experiment, "schema": runs.SCHEMA},
         "environment.json": {
-            "command": ["python", "-m", "experiments.toy"],
+            "command": ["python", "-m", f"experiments.{experiment}"],
             "cpus": 2,
             "device": "cpu",
             "commit": "0123456789abcdef",
         },
         "results.json": {
-            "schema": 1,
-            "config": {
-                "learning_rate": 0.02,
-                "negative_slope": 0.3,
-                "init": "normal",
-                "init_scale": 2.0,
-            },
+            "schema": runs.SCHEMA,
+            "config": {},
             "wall_seconds": 30.0,
-            "tasks": {"toy1": {"trials": 77, "observations": {"1": record}}},
+            **({} if saved is None else {"findings": saved}),
         },
     }
-    for name, data in saved.items():
+    for name, data in files.items():
         (folder / name).write_text(json.dumps(data))
     return folder
 
 
+def toy_run(folder, **changes):
+    saved = record_of(1, "toy", TOY) | changes
+    return finished_run(folder, "toy", [saved])
+
+
+def generator_run(folder):
+    unknown = {"interval": [None, None], "control": None, "holds": None}
+    saved = [record_of(n, "generator", GENERATOR, **unknown) for n in range(1, 6)]
+    return finished_run(folder, "class_transfer", saved)
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """The report of a toy, two kept runs, and some that must be left out."""
+    """The report of a toy and two other runs, and of some that must be left out."""
     folder = tmp_path_factory.mktemp("report")
     toy = toy_run(folder / "my_toy")
     damaged = toy_run(folder / "damaged")
@@ -141,79 +132,71 @@ def written(tmp_path_factory):
     (unfinished / "results.json").unlink()
     cut = []  # JSON that lacks something, and a picture that is cut or empty
     for i, (name, lost) in enumerate(
-        [("results", "tasks"), ("environment", "cpus"), ("results", "wall_seconds")]
+        [("results", "findings"), ("environment", "cpus"), ("results", "wall_seconds")]
     ):
         cut.append(toy_run(folder / f"cut{i}"))
         path = cut[-1] / f"{name}.json"
         data = json.loads(path.read_text())
-        del data[lost]
+        if lost == "findings":
+            del data[lost][0]["holds"]
+        else:
+            del data[lost]
         path.write_text(json.dumps(data))
     for i, size in enumerate((0, 300, 2000), len(cut)):
         cut.append(toy_run(folder / f"cut{i}"))
         path = cut[-1] / "figures" / "extra.png"
+        assert path.stat().st_size > size
         path.write_bytes(path.read_bytes()[:size])
     cut.append(toy_run(folder / "cut6"))
     (cut[-1] / "results.json").write_text("[]")
-    runs = (*cut, toy, RUNS / "faces_segmentation", damaged, unfinished, folder)
-    report((*runs, RUNS / "faces_gaussian"), folder / "out")
+    segmentation = finished_run(folder / "my segmentation #2", "segment")
+    generator = generator_run(folder / "my_generator")
+    report(
+        (*cut, toy, segmentation, damaged, unfinished, folder, generator),
+        folder / "out",
+    )
     return folder / "out"
 
 
-def measured_run(experiment, results):
-    return Run(Path("a_run"), experiment, results, {})
+def test_findings_are_those_that_a_run_saved(tmp_path):
+    record = {"claim": "c", "value": 0.9, "branches": [8, 32], "holds": False}
+    where = {"level": "classifier", "setting": "fashion_mnist, M = 32, x 3"}
+    saved = [
+        {"observation": 6, **where, **record},
+        {"observation": "section8", **where, **record},
+    ]
+    found = findings(read(finished_run(tmp_path / "a_run", "classify", saved)))
+    setting = "fashion_mnist, M = 32, x 3"
+    assert found == [
+        Finding(6, "classifier", setting, "a_run", record),
+        Finding("section8", "classifier", setting, "a_run", record),
+    ]
+    assert findings(read(finished_run(tmp_path / "none", "class_transfer", []))) == []
+    assert findings(read(finished_run(tmp_path / "segmentation", "segment"))) == []
 
 
-def test_a_classifier_s_hessian_is_one_network_s():
-    def stage(step, ratio, shares):
-        return {
-            "step": step,
-            "offdiagonal_ratio": ratio,
-            "control_ratio": 2.5,
-            "ratio_to_control": ratio / 2.5,
-            "factors": {"thresholds": [1e-3, 1e-2, 1e-1], **shares},
-        }
-
-    start = {"distributive": [0.0, 0.1, 0.2], "collaborative": [0.0, 0.3, 0.4]}
-    end = {"distributive": [0.1, 0.45, 0.6], "collaborative": [0.1, 0.2, 0.9]}
-    stages = [stage(0, 0.25, start), stage(100, 0.5, end)]
-    results = {
-        "config": {"checkpoint": "somewhere"},
-        "branches": 16,
-        "tasks": {"classify": {"clamp": "none", "stages": stages}},
-    }
-    seventh, eighth = findings(measured_run("hessian", results))
-    assert seventh.setting == "M = 16, no clamp, x 1"
-    assert (seventh.observation, seventh.level) == (7, "classifier")
-    assert_allclose(seventh.record["value"], 0.2)
-    assert_allclose(seventh.record["initial"], 0.1)
-    assert eighth.observation == "section8"
-    assert_allclose(eighth.record["value"], 0.25)
-    assert_allclose(eighth.record["initial"], -0.2)
-    for one in (seventh, eighth):
-        assert one.record["interval"] == [None, None]
-        assert one.record["holds"] is None
-    del stages[0]  # without its start nothing can be compared
-    assert findings(measured_run("hessian", results)) == []
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"holds": "yes"}, "KeyError: 'yes'"),
+        ({"interval": [0.1]}, "ValueError: .*"),
+        ({"value": "high"}, "ValueError: .*"),
+        ({"level": "human"}, "ValueError: .*"),
+    ],
+)
+def test_a_finding_of_another_form_is_damage(changes, reason, tmp_path):
+    finished, (complaint,) = load_runs([toy_run(tmp_path / "toy", **changes)], check)
+    assert finished == []
+    assert re.fullmatch(rf"toy: damaged \({reason}\)", complaint)
 
 
-def test_a_classifier_s_observations_are_its_sweep_s():
-    record = {"holds": False, "value": 0.9, "branches": [8, 32]}
-    results = {
-        "config": {
-            "dataset": "fashion_mnist",
-            "image_size": 14,
-            "train_examples": None,
-            "epochs": 2,
-        },
-        "sweep": {"repeats": 3, "branches": [8, 32]},
-        "observations": {"6": record, "5": {"holds": None, "branches": 8}},
-    }
-    growth, other = findings(measured_run("classify", results))
-    setting = "fashion_mnist, 14 px, all images, 2 epochs, M = 32, x 3"
-    assert growth == Finding(6, "classifier", setting, "a_run", record)
-    assert other.observation == 5
-    record["branches"] = [8, 8]  # of one M there is no growth
-    assert findings(measured_run("classify", results)) == [other]
+def test_a_run_of_another_version_is_named(tmp_path):
+    path = toy_run(tmp_path / "toy") / "results.json"
+    path.write_text(json.dumps({"schema": 1, "config": {}, "wall_seconds": 1.0}))
+    finished, (complaint,) = load_runs([tmp_path / "toy"], check)
+    assert finished == []
+    assert "schema 1" in complaint
+    assert "0.1 reads it" in complaint
 
 
 def test_findings_come_by_level():
@@ -247,7 +230,7 @@ def test_observations_have_their_measurements_and_verdicts(written):
     assert line in page
     assert (
         f"**holds under conditions** in toy ({TOY})"
-        "; undecided: generator (faces with gaussian R, M = 9, x 1)" in page
+        f"; undecided: generator ({GENERATOR})" in page
     )
     assert "| Observation 7 | the Hessian is nearly block diagonal | **not meas" in page
     saved = json.loads((written / "report.json").read_text())["observations"]
@@ -259,16 +242,46 @@ def test_figures_come_in_the_order_of_the_paper(written):
     page = (written / "report.md").read_text()
     headings = [int(n) for n in re.findall(r"^### Figure (\d+)$", page, re.M)]
     assert headings == list(range(1, 22))
-    at = [page.index(f"![{name}") for name in ("Figure 1", "fig03", "fig09", "fig12")]
+    names = ("Figure 1", "fig03", "extra of my_toy", "extra of my_gen", "extra of my s")
+    at = [page.index(f"![{name}") for name in names]
     assert at == sorted(at)
     assert page.index("Beyond the paper") < page.index("![extra of my_toy]")
-    for path in re.findall(r"\]\((figures/[^)]*)\)", page):
-        assert (written / path).stat().st_size > 1000
+
+
+def test_figures_are_those_of_the_runs(written):
+    """Only Figure 1 is new; spaces and other characters need not stop a link."""
+    drawn = [str(p.relative_to(written)) for p in written.rglob("*") if p.is_file()]
+    assert sorted(drawn) == [
+        "figures/fig01_architecture.png",
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
+    targets = links((written / "report.md").read_text())
+    assert "../my segmentation %232/figures/extra.png" in targets
+    for target in targets:
+        assert (written / unquote(target)).stat().st_size > 1000
+    assert len(targets) == 1 + 2 * 3  # Figure 1, and two of each run
+
+
+def links(markdown):
+    return re.findall(r"\]\(<([^>]*)>\)", markdown)
+
+
+def test_links_lead_out_of_a_symbolic_link(tmp_path):
+    run = toy_run(tmp_path / "runs" / "toy")
+    (tmp_path / "deep" / "real").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "real")
+    report((run,), tmp_path / "link" / "out")
+    targets = links((tmp_path / "link" / "out" / "report.md").read_text())
+    assert "../../../runs/toy/figures/extra.png" in targets
+    for target in targets:
+        assert os.path.exists(f"{tmp_path / 'link' / 'out'}/{target}")  # noqa: PTH110
 
 
 def test_panels_come_in_the_order_of_the_paper():
     stems = sorted(path.stem for path in RUNS.glob("toy/figures/fig*"))
-    assert sorted(stems, key=panel) == [
+    assert sorted(stems, key=panel_order) == [
         "fig02_typical",
         "fig02_rare_takeover",
         "fig02_rare_shared",
@@ -286,54 +299,56 @@ def test_panels_come_in_the_order_of_the_paper():
 def test_a_command_can_be_typed_and_a_commit_s_changes_are_told():
     environment = {"command": ["python", "--classes", "ankle boot"]}
     environment["commit"] = "0123456789abcdef+changes"
-    one = Run(Path("a_run"), "toy", {}, environment)
-    assert one.command == "python --classes 'ankle boot'"
-    assert one.commit == "0123456789+changes"
+    run = FinishedRun(Path("a_run"), "toy", {}, environment)
+    assert run.command == "python --classes 'ankle boot'"
+    assert run.commit == "0123456789+changes"
 
 
 def test_the_page_needs_no_other_file(written):
     page = (written / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{20})', page)
     assert sources
-    assert set(sources) == {"data:image/webp;base"}
+    assert set(sources) == {"data:image/png;base6"}
     assert page.count("<table>") == page.count('<div class="table">') > 3
     assert "<code>python -m experiments.toy</code>" in page
 
 
 def test_runs_are_read_in_the_order_of_the_experiments(tmp_path):
-    folders = RUNS / "faces_segmentation", toy_run(tmp_path / "t")
-    runs, complaints = load(folders, check)
-    assert [one.experiment for one in runs] == ["toy", "segment"]
+    folders = finished_run(tmp_path / "s", "segment"), toy_run(tmp_path / "t")
+    finished, complaints = load_runs(folders, check)
+    assert [run.experiment for run in finished] == ["toy", "segment"]
     assert complaints == []
-    assert [one.observation for one in findings(runs[0])] == [1]
-    assert findings(read(RUNS / "shoes_gaussian")) == []  # has no parts
+    assert [one.observation for one in findings(finished[0])] == [1]
 
 
 def test_the_report_that_is_kept_is_that_of_the_runs_that_are_kept(tmp_path):
     """If not, make it again as CONTRIBUTING says."""
     report(tuple(sorted(RUNS.iterdir())), tmp_path / "out")
     made, kept = (
-        {str(path.relative_to(folder)) for path in folder.rglob("*")}
+        json.loads((folder / "report.json").read_text())
         for folder in (tmp_path / "out", KEPT_REPORT)
     )
-    assert made == kept
-    for name in ("report.md", "report.json"):
-        assert (tmp_path / "out" / name).read_text() == (KEPT_REPORT / name).read_text()
-    shown = to_html((KEPT_REPORT / "report.md").read_text(), KEPT_REPORT)
-    assert (KEPT_REPORT / "report.html").read_text() == shown
-    saved = json.loads((KEPT_REPORT / "report.json").read_text())
-    assert saved["left_out"] == []
-    verdicts = {one["verdict"] for one in saved["observations"].values()}
+    assert made == kept  # commands, verdicts and measurements
+    assert kept["left_out"] == []
+    verdicts = {one["verdict"] for one in kept["observations"].values()}
     assert "not measured" not in verdicts
-    assert "## Missing" not in (KEPT_REPORT / "report.md").read_text()
+    page = (KEPT_REPORT / "report.md").read_text()
+    assert "## Missing" not in page
+    for key, one in kept["observations"].items():
+        title = "Section 8" if key == "section8" else f"Observation {key}"
+        assert f"| {title} | {one['claim']} | **{one['verdict']}** {one['why']}" in page
+    figures = {path.resolve() for path in RUNS.glob("*/figures/*.png")}
+    shown = {(KEPT_REPORT / unquote(target)).resolve() for target in links(page)}
+    assert shown == figures | {KEPT_REPORT / "figures" / "fig01_architecture.png"}
+    assert not (KEPT_REPORT / "report.html").exists()
 
 
 def test_nothing_is_overwritten_and_names_are_distinct(written, tmp_path):
     with pytest.raises(UserError, match="is not empty; choose another --workdir"):
-        report((RUNS / "faces_gaussian",), written)
-    runs = toy_run(tmp_path / "a" / "same"), toy_run(tmp_path / "b" / "same")
+        report((toy_run(tmp_path / "toy"),), written)
+    same = toy_run(tmp_path / "a" / "same"), toy_run(tmp_path / "b" / "same")
     with pytest.raises(UserError, match="several runs are called same"):
-        report(runs, tmp_path / "out")
+        report(same, tmp_path / "out")
     with pytest.raises(UserError, match="no finished run among these folders"):
         report((tmp_path,), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -39,6 +39,19 @@ def test_what_is_saved_is_restored(folder):
     assert_array_equal(model["a"], np.zeros((2, 3)))
 
 
+def test_a_step_is_restored_by_its_own_shapes(folder):
+    like = checkpoints.saved_shapes(folder, 30, "model")
+    assert like["a"] == jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    (model,) = checkpoints.restore(folder, 30, model=like)
+    assert jax.tree.structure(model) == jax.tree.structure(tree(30))
+    jax.tree.map(assert_array_equal, model, tree(30))
+    with pytest.raises(UserError, match=r"no checkpoint at .*net/10"):
+        checkpoints.saved_shapes(folder, 10, "model")
+    (folder / "30" / "model" / "_METADATA").write_text("{")
+    with pytest.raises(UserError, match=r"net/30 is damaged"):
+        checkpoints.saved_shapes(folder, 30, "model")
+
+
 def test_the_first_and_the_latest_steps_stay(folder):
     assert checkpoints.steps(folder) == [0, 20, 30]
     assert checkpoints.steps(folder / "missing") == []

@@ -85,3 +85,13 @@ def test_double_precision_and_one_leaf():
     slim = measures.without_arrays_over_branches()
     assert slim.spectrum is slim.block_norms is slim.branch_spectra is None
     assert_array_equal(slim.index, measures.index)
+
+
+def test_a_slope_in_full_precision():
+    trials = networks(slopes=0.01)
+    h, _ = hessians.measure(trials, negative_slope=0.01, float64=True)
+    exact = trials._replace(negative_slope=np.full(5, 0.01))
+    j = jacobians(exact, 3).astype(np.float64)[..., 0]
+    assert_allclose(h, np.einsum("kpn,lqn->kplq", j, j), rtol=1e-14)
+    rounded, _ = hessians.measure(trials, float64=True)
+    assert np.abs(rounded - h).max() > 1e-12
