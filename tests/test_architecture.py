@@ -25,17 +25,17 @@ PACKAGES = [
 ]
 # What only some packages may import, besides the standard library.
 RESERVED = {
-    "flax": {"core", "classifier", "generator"},  # networks, and core's adapters
-    "matplotlib": {"figures"},
-    "optax": {"classifier", "generator"},
+    "flax": {"core", "classifier", "generator", "experiments"},  # core: adapters
+    "matplotlib": {"figures", "experiments"},
+    "optax": {"classifier", "generator", "experiments"},
     "orbax": {"storage"},
     "PIL": {"data", "experiments"},
-    "scipy": {"analysis", "classifier", "components", "generator"},
+    "scipy": {"analysis", "classifier", "components", "generator", "experiments"},
     "tqdm": {"runs", "experiments"},
     "tyro": {"runs", "data", "experiments"},
 }
-# Results become figures without anything of the library but the style beside them.
-FIGURES_IMPORT = {"figures"}
+# Figures draw and compute nothing: of the library they know a type of pictures only.
+FIGURES_IMPORT = {"figures", "components"}
 
 
 def modules():

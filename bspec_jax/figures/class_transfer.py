@@ -4,12 +4,12 @@ Components are numbered from 0.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from bspec_jax.components.pictures import Pictures
 from bspec_jax.figures.style import (
     COLOURS,
     DIVERGING,
@@ -21,25 +21,6 @@ from bspec_jax.figures.style import (
 
 GAINS = (-1, 0, 1, 2, 3)  # of a component in Figures 13 and 14; 1 is as generated
 QUANTILE = 0.995  # of |values|, drawn as black or white in a stretched component
-
-
-@runtime_checkable
-class Pictures(Protocol):
-    """A few decomposed images in -1..1: `components.pictures.Pictures`."""
-
-    images: np.ndarray  # [S, H, W, C]
-    labels: np.ndarray  # [S]
-    residual: np.ndarray  # [S, H, W, C]
-    generated: np.ndarray  # [S, H, W, C]
-    transfers: np.ndarray  # [classes, S, H, W, C]
-    components: np.ndarray  # [M, S, H, W, C]
-    inputs: np.ndarray  # [M, S, H, W, C]; [0, ...] where all branches read the image
-
-    def with_gain(self, component: int, gain: float | int) -> np.ndarray:
-        """The generated images with another gain of a component."""
-
-    def sum_of(self, subset: Sequence[int]) -> np.ndarray:
-        """The sum of some components."""
 
 
 @styled

@@ -99,7 +99,8 @@ def branch(params, x):
 def jax_problem(config: Config) -> tuple[Objective, dict]:
     """The objective and the parameters."""
     params, x, y = jax.tree.map(jnp.asarray, problem(config))
-    network = sum_of_branches(from_functions(None, branch), config.branches)
+    # The parameters come from `problem`, which PyTorch shares.
+    network = sum_of_branches(from_functions(lambda key: {}, branch), config.branches)
     respond = frozen_responses(network, ())
     return Objective(respond, classification_loss, x, y), params
 

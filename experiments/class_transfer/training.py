@@ -23,8 +23,9 @@ def train(
 ) -> TrainState:
     """Trains the generator, or resumes its training, with a progress bar."""
     folder = config.workdir / "checkpoints" / generator.MAIN
-    checkpoints.write_spec(folder, spec)
     done = checkpoints.last_step(folder)
+    if not done:
+        checkpoints.write_spec(folder, spec)
     # The steps after the last checkpoint are taken, and logged, again.
     files.keep_metrics(config.workdir, lambda line: line["step"] <= done)
     model = generator.build(spec, sequential=config.sequential)
