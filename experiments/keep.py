@@ -3,14 +3,15 @@
     python -m experiments.keep RUN docs/runs/NAME
     python -m experiments.keep RUN docs/runs/NAME --networks main --examples 1000
 
-The copy holds config.json, environment.json, results.json and the figures. Numbers are
-rounded to 5 significant digits, the parameters of networks to 12 significant bits, and
-figures are reduced to 256 colours. Metrics, arrays, checkpoints, samples and
-predictions are left out.
+The copy holds config.json, environment.json, the results that its figures need, and the
+figures. Numbers are rounded to 5 significant digits, the parameters of networks to 12
+significant bits, and figures are reduced to 256 colours. Metrics, arrays, checkpoints,
+samples and predictions are left out.
 """
 
 import shutil
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import tyro
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from bspec_jax.runs import load_results
@@ -58,7 +60,7 @@ def keep(
         for name in ("config.json", "environment.json"):
             shutil.copy(run / name, copy)
         # The flags stay exact.
-        results = rounded(results, DIGITS) | {"config": results["config"]}
+        results = rounded(_needed(run, results), DIGITS) | {"config": results["config"]}
         files.write_json(copy / "results.json", results, compact=True)
         for path in sorted((run / "figures").glob("*.png")):
             _copy_figure(path, copy / "figures" / path.name)
@@ -69,6 +71,13 @@ def keep(
         copy.rename(into)
     size = sum(path.stat().st_size for path in into.rglob("*") if path.is_file())
     print(f"{into}: {size / 2**20:.1f} MiB")
+
+
+def _needed(run: Path, results: dict) -> dict:
+    """The results without arrays that no figure of the experiment shows."""
+    name = files.read_json(run / "config.json", "run")["experiment"]
+    draw = import_module(f"experiments.{name}.draw")
+    return draw.needed(results) if hasattr(draw, "needed") else results
 
 
 def rounded(value: Any, digits: int) -> Any:
@@ -99,11 +108,24 @@ def with_palette(image: Image.Image) -> Image.Image:
     )
     palette = np.float32(chosen.getpalette()).reshape(-1, 3)
     # Not by Pillow, whose search of a palette ignores the low bits: white turns grey.
-    squares = (palette**2).sum(1)
-    nearest = [(squares - 2 * row @ palette.T).argmin(1) for row in np.float32(image)]
-    reduced = Image.fromarray(np.uint8(nearest))
+    reduced = Image.fromarray(_nearest(np.asarray(image), palette))
     reduced.putpalette(palette.astype(np.uint8).tobytes())
     return reduced
+
+
+def _nearest(
+    image: UInt8[np.ndarray, "H W 3"], palette: Float[np.ndarray, "colours 3"]
+) -> UInt8[np.ndarray, "H W"]:
+    """Index of the palette's colour that is nearest to each pixel."""
+    place = np.array([2**16, 2**8, 1])
+    codes, where = np.unique(image @ place, return_inverse=True)
+    colours = np.float32(codes[:, None] // place % 2**8)
+    squares = (palette**2).sum(1)
+    nearest = [
+        (squares - 2 * part @ palette.T).argmin(1)
+        for part in np.array_split(colours, len(colours) // 1024 + 1)
+    ]
+    return np.concatenate(nearest).astype(np.uint8)[where].reshape(image.shape[:2])
 
 
 def with_significant_bits(leaf: np.ndarray, bits: int) -> np.ndarray:

@@ -37,6 +37,7 @@ from bspec_jax.figures.confidence import (
 )
 from bspec_jax.figures.hessian import (
     gradient_factors,
+    heat_map_stages,
     hessian_eigenvalues,
     hessian_heat_maps,
     hessian_index,
@@ -79,6 +80,7 @@ __all__ = [
     "edit_shares",
     "generator_training",
     "gradient_factors",
+    "heat_map_stages",
     "hessian_eigenvalues",
     "hessian_heat_maps",
     "hessian_index",

@@ -19,6 +19,11 @@ SPREAD = "median, quartiles, 5 % and 95 %"
 SHOWN_EIGENVALUES = 6  # a toy's Hessian has rank 4 at most
 
 
+def heat_map_stages(examples: Sequence[Mapping]) -> list[Mapping]:
+    """Of the examples at all stages those that `hessian_heat_maps` shows."""
+    return [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})]
+
+
 @styled
 def hessian_heat_maps(title: str, examples: Sequence[Mapping]) -> Figure:
     """One network's block Hessian at the first, a middle and the last stage.
@@ -30,7 +35,7 @@ def hessian_heat_maps(title: str, examples: Sequence[Mapping]) -> Figure:
       examples: one for each stage: "step", "branches", "offdiagonal_ratio" and the
         "hessian" `[M P, M P]`.
     """
-    chosen = [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})]
+    chosen = heat_map_stages(examples)
     figure = Figure(figsize=(3.1 * len(chosen) + 0.9, 3.6))
     row = figure.subplots(1, len(chosen), squeeze=False)[0]
     limit = max(np.abs(floats(e["hessian"])).max() for e in chosen) or 1.0

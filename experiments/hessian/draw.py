@@ -28,6 +28,30 @@ def draw(workdir: Path, results: dict) -> dict:
     }
 
 
+def needed(results: dict) -> dict:
+    """Results of toys without the arrays that no figure shows.
+
+    Heat maps are of the first, a middle and the last stage, the scatter plots of index
+    and ratio of the first and the last.
+    """
+    if results["config"]["checkpoint"]:
+        return results
+    tasks = {}
+    for name, task in results["tasks"].items():
+        examples = figures.heat_map_stages(task["example"])
+        last = len(task["stages"]) - 1
+        stages = [
+            stage if i in (0, last) else stage | {"index": _numbers(stage["index"])}
+            for i, stage in enumerate(task["stages"])
+        ]
+        tasks[name] = task | {"stages": stages, "example": examples}
+    return results | {"tasks": tasks}
+
+
+def _numbers(index: dict) -> dict:
+    return {key: index[key] for key in index if key not in ("ratios", "indices")}
+
+
 def draw_classifier(workdir: Path, results: dict) -> dict:
     """Figure 5, panels 3 and 4, with the clamp and without."""
     stages = [s for task in results["tasks"].values() for s in task["stages"]]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from helpers import check_refused, stop_training_at, without_timing
 from numpy.testing import assert_allclose
+from PIL import Image
 from scipy import stats
 
 from bspec_jax import runs
@@ -13,6 +14,7 @@ from bspec_jax.storage.errors import UserError
 from bspec_jax.toys import sweeps
 from experiments.hessian import __main__ as experiment
 from experiments.hessian import checkpoint
+from experiments.keep import keep
 
 pytestmark = pytest.mark.usefixtures("optimised")
 
@@ -263,3 +265,24 @@ def test_a_checkpoint_of_another_kind_and_damaged_results(finished, tmp_path):
     files.write_json(tmp_path / "results.json", schema | {"tasks": {"toy1": {}}})
     with pytest.raises(UserError, match=r"results.json is damaged"):
         experiment.main(experiment.Config(workdir=tmp_path, figures_only=True))
+
+
+def test_a_kept_run_draws_the_same_from_fewer_numbers(finished, tmp_path):
+    kept = tmp_path / "kept"
+    keep(finished, kept)
+    whole, few = runs.load_results(finished), runs.load_results(kept)
+    task, small = (results["tasks"]["toy1"] for results in (whole, few))
+    assert [e["step"] for e in task["example"]] == [0, 10, 200, 3000]
+    assert [e["step"] for e in small["example"]] == [0, 200, 3000]
+    kept_indices = ["indices" in stage["index"] for stage in small["stages"]]
+    assert kept_indices == [True, False, False, True]
+    middle = small["stages"][1]["index"]["rank_correlation"]
+    assert_allclose(middle, task["stages"][1]["index"]["rank_correlation"], rtol=1e-4)
+    names = {path.name for path in (kept / "figures").iterdir()}
+    experiment.main(experiment.Config(workdir=kept, figures_only=True))
+    assert {path.name for path in (kept / "figures").iterdir()} == names
+    drawn, before = (
+        np.asarray(Image.open(folder / "figures" / "hessian_toy1.png").convert("RGB"))
+        for folder in (kept, finished)
+    )
+    assert np.abs(drawn.astype(int) - before).mean() < 0.1
