@@ -45,8 +45,14 @@ def x64():
 
 
 def pytest_collection_modifyitems(items):
-    """Files of whole runs first: short ones then fill up what the workers have."""
+    """Files of whole runs first: short ones then fill up what the workers have.
+
+    Tests of a whole run are slow.
+    """
     items.sort(key=lambda item: not _has_whole_runs(item.path))
+    for item in items:
+        if {"finished", "sweep"} & set(item.fixturenames):
+            item.add_marker("slow")
 
 
 def _has_whole_runs(path):

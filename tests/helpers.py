@@ -5,6 +5,8 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import jax
@@ -54,12 +56,22 @@ def refuse(experiment, *flags):
     )
 
 
+def run_here(experiment, *flags):
+    """The command in this process, which has compiled much already; what it prints."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as out:
+        patch.setattr(sys, "argv", [experiment.NAME, *map(str, flags)])
+        name = experiment.NAME
+        runs.command_line(experiment.Config, experiment.main, name, "")
+    return out.getvalue()
+
+
 def check_refused(experiment, flags, status, message, monkeypatch, capsys):
     """That the command line of an experiment's module answers flags in one line.
 
     In this process, which is quick; `refuse` starts another one.
     """
     name = experiment.NAME
+    capsys.readouterr()  # what was printed before
     monkeypatch.setattr(sys, "argv", [name, *map(str, flags)])
     with pytest.raises(SystemExit) as end:
         runs.command_line(experiment.Config, experiment.main, name, "")
@@ -68,6 +80,7 @@ def check_refused(experiment, flags, status, message, monkeypatch, capsys):
     assert out == ""
     assert err.count("\n") == 1, err
     assert message in err
+    return err
 
 
 def without_timing(workdir):

@@ -55,6 +55,7 @@ def derivatives(f):
     return jax.jit(all_of)
 
 
+@pytest.mark.slow
 # Every example compiles: shrinking a failure would take many minutes.
 @settings(max_examples=12, deadline=None, phases=(Phase.explicit, Phase.generate))
 @given(

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+BlockMatrix = Float[Array | np.ndarray, "M P M P"]
 SMALL_BLOCK = 1e-2  # see `block_measures`
 
 
 def block_norms(
-    hessian: Float[Array, "M P M P"], groups: Int[Array, "M P"] | None = None
+    hessian: BlockMatrix, groups: Int[Array, "M P"] | None = None
 ) -> Float[Array, "M M"]:
     """Frobenius norm of each block.
 
@@ -28,7 +29,7 @@ def block_norms(
     return jnp.sqrt(norms)
 
 
-def block_measures(hessian: Float[Array, "M P M P"]) -> dict[str, Array]:
+def block_measures(hessian: BlockMatrix) -> dict[str, Array]:
     """All measures of observation 7, how nearly block diagonal a Hessian is, by name.
 
     `small_blocks` is the share of off-diagonal blocks below `SMALL_BLOCK` times the
@@ -56,7 +57,7 @@ def random_groups(
     return jax.random.permutation(key, own).reshape(num_branches, num_params)
 
 
-def expected_control_ratio(hessian: Float[Array, "M P M P"]) -> Float[Array, ""]:
+def expected_control_ratio(hessian: BlockMatrix) -> Float[Array, ""]:
     """The ratio for regrouped parameters, in expectation over all regroupings.
 
     Two parameters share a group with probability (P - 1) / (M P - 1), so that of the
@@ -73,7 +74,7 @@ def expected_control_ratio(hessian: Float[Array, "M P M P"]) -> Float[Array, ""]
 
 
 def regrouped_ratios(
-    hessian: Float[Array, "M P M P"], key: Key[Array, ""], count: int
+    hessian: BlockMatrix, key: Key[Array, ""], count: int
 ) -> Float[Array, " count"]:
     """`offdiagonal_ratio` of `count` random regroupings, to show their spread.
 

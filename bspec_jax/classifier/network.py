@@ -202,5 +202,7 @@ def forward_flops(spec: ClassifierSpec) -> float:
     """Floating-point operations of one branch on one image, as XLA counts them."""
     branch = build(replace(spec, branches=1))
     apply = jax.jit(partial(branch.apply, train=False))
-    lowered = apply.lower(*_shapes(branch, spec), _one_image(spec))
+    # For a GPU, XLA counts nothing before it compiles.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        lowered = apply.lower(*_shapes(branch, spec), _one_image(spec))
     return lowered.cost_analysis()["flops"]

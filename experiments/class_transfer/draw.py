@@ -42,7 +42,7 @@ def draw_pictures(config: Config, results: dict, pictures: Pictures) -> Figures:
     subsets = config.subsets or results["subsets"]
     drawn["fig15_subsets"] = figures.component_subsets(pictures, subsets)
     for number, label in zip((18, 19, 20), np.unique(labels), strict=False):
-        examples = np.flatnonzero(labels == label)
+        examples = np.flatnonzero(labels == label).tolist()
         figure = figures.decompositions(pictures, examples, classes[label])
         drawn[f"fig{number}_decomposition"] = figure
     return drawn

@@ -91,6 +91,7 @@ def test_blocks_of_modules_with_batch_norm(module, m, x64):
     assert_allclose(hessian.dense(*case), dense, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     loss=st.sampled_from(LOSSES),

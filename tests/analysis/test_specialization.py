@@ -176,6 +176,7 @@ def test_a_single_branch_is_active_everywhere_and_has_no_pairs():
     assert not measured.any_silent
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     m=st.sampled_from([1, 3, 6]),

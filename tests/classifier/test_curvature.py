@@ -63,6 +63,7 @@ def test_the_start_is_calibrated_and_the_end_as_saved(run, stages):
     assert [stage.step for stage in only_start] == [0]
 
 
+@pytest.mark.slow
 def test_factor_shares_equal_those_of_whole_jacobians(run, stages):
     trained = classifier.load(run)
     clamps = ("hard", "none")

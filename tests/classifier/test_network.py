@@ -110,6 +110,7 @@ def test_flops_are_those_of_the_convolutions_and_little_more(saved):
     assert 0.5 * count < classifier.forward_flops(spec) < 1.3 * count
 
 
+@pytest.mark.slow
 def test_features_are_what_the_last_layer_reads():
     spec = dataclasses.replace(SPEC, classes=("a", "b", "c"), image_shape=(8, 8, 1))
     branched = classifier.build(spec)

@@ -32,6 +32,7 @@ def test_sixteen_branches_have_the_papers_size():
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == 1_295_568
 
 
+@pytest.mark.slow
 def test_it_is_the_same_network_with_plain_convolutions(x64):
     x = jax.random.normal(jax.random.key(0), (3, 9, 7, 2))
 

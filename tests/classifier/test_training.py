@@ -149,6 +149,7 @@ def fit_small(folder, stop_at=None, recipe=PLAIN, network=NETWORK):
     return jax.tree.map(np.asarray, state), seen
 
 
+@pytest.mark.slow
 def test_a_resumed_training_ends_bit_for_bit_the_same(tmp_path):
     recipe = PLAIN._replace(crop_padding=1, flip=True)
     whole, seen = fit_small(tmp_path / "whole", recipe=recipe)

@@ -109,6 +109,7 @@ def test_iou_counts_misses():
     )
 
 
+@pytest.mark.slow
 def test_the_search_finds_eyes_without_labels():
     scalars = segmentation.scalarise(components(noise=0.1))
 

@@ -5,6 +5,8 @@ from numpy.testing import assert_allclose
 
 from bspec_jax.data import faces, sources
 
+pytestmark = pytest.mark.slow  # compiles for minutes
+
 
 @pytest.fixture(scope="module")
 def truth():

@@ -49,6 +49,7 @@ def test_a_selection_holds_the_chosen_classes_and_names_what_it_skips(tmp_path):
     assert selection.ground_truth() is None
 
 
+@pytest.mark.slow
 def test_the_ground_truth_is_that_of_the_test_images():
     selection = select("faces", None, ("tiger", "cat"), 16, 4, 3)
     truth = selection.ground_truth()

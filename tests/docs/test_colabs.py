@@ -37,6 +37,7 @@ def test_a_notebook_is_what_its_script_makes(name):
     assert any(cell.outputs for cell in code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_with_outputs_of_the_kinds_that_are_kept(name):
     made = build.run(build.notebook(ROOT / "colabs" / f"{name}.py"))

@@ -50,7 +50,7 @@ def test_flags_are_declared_once():
             for field in hooks.field_docs(owner):
                 owners.setdefault(field, set()).add(owner)
     # Of another meaning or default in each experiment.
-    shared = {"branches", "trials", "dataset", "image_size", "test_examples"}
+    shared = {"branches", "trials", "steps", "dataset", "image_size", "test_examples"}
     shared |= {"batch_size", "learning_rate", "log_every", "checkpoint_every"}
     shared |= {"checkpoint", "images", "choose_examples", "part", "skip_flip"}
     assert {name for name, of in owners.items() if len(of) > 1} <= shared

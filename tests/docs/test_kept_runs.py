@@ -76,6 +76,7 @@ def test_little_is_kept_and_this_version_reads_it(workdir):
     assert not [word for word in environment["command"] if word.startswith("/")]
 
 
+@pytest.mark.slow
 def test_the_classifier_is_as_accurate_as_its_run_says():
     workdir = KEPT / "classify"
     results = runs.load_results(workdir)
@@ -89,6 +90,7 @@ def test_the_classifier_is_as_accurate_as_its_run_says():
     assert_allclose(alone, results["ablation"]["alone"], atol=0.05)
 
 
+@pytest.mark.slow
 def test_the_generator_is_as_good_as_its_run_says():
     workdir = KEPT / "faces_diffusion"
     results = runs.load_results(workdir)

@@ -7,6 +7,7 @@ from helpers import (
     ROOT,
     check_refused,
     finish,
+    run_here,
     start,
     without_timing,
     write_generator,
@@ -260,11 +261,10 @@ FEW = (
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("applications")
-    one = start("applications", *FEW, "--workdir", folder / "a")
+    out, _ = finish(start("applications", *FEW, "--workdir", folder / "a"))
     only = ("--applications", "augmentation")
-    again = start("applications", *FEW, *only, "--workdir", folder / "b")
-    finish(again)
-    return folder, finish(one)[0]
+    run_here(experiment, *FEW, *only, "--workdir", folder / "b")
+    return folder, out
 
 
 def test_a_run_scores_all_applications_and_can_be_repeated(finished):
@@ -289,18 +289,22 @@ def test_a_run_scores_all_applications_and_can_be_repeated(finished):
     }
 
 
-def test_figures_are_drawn_again_and_for_another_component(finished):
+def test_figures_are_drawn_again_and_for_another_component(
+    finished, monkeypatch, capsys
+):
     folder, _ = finished
     figures = folder / "a" / "figures"
     before = {path.name: path.read_bytes() for path in figures.glob("*.png")}
     flags = ("--workdir", folder / "a", "--figures-only")
-    finish(start("applications", *flags))
+    run_here(experiment, *flags)
     assert {path.name: path.read_bytes() for path in figures.glob("*.png")} == before
-    finish(start("applications", *flags, "--component", 7))
+    run_here(experiment, *flags, "--component", 7)
     differing = {n for n in before if (figures / n).read_bytes() != before[n]}
     assert differing == {"editing.png"}
-    _, err = finish(start("applications", *flags, "--component", 9), status=2)
-    assert err.endswith("--component must be 0..8, got 9\n")
+    message = "--component must be 0..8, got 9\n"
+    check_refused(
+        experiment, (*flags, "--component", 9), 2, message, monkeypatch, capsys
+    )
 
 
 @pytest.mark.parametrize(

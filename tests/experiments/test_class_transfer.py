@@ -10,7 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import check_refused, finish, start, wait_for, without_timing
+from helpers import (
+    check_refused,
+    finish,
+    run_here,
+    start,
+    wait_for,
+    without_timing,
+)
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
@@ -147,14 +154,16 @@ def test_it_says_what_it_monitors_and_skips(finished, images):
     assert "1 unreadable images were skipped" in out
 
 
-def test_figures_of_other_components_and_of_own_images(finished, shared, images):
+def test_figures_of_other_components_and_of_own_images(
+    finished, shared, images, monkeypatch, capsys
+):
     workdir, _, _, _ = finished
     drawn = workdir / "figures"
     assert {path.stem for path in drawn.iterdir()} == FIGURES
     before = {path: path.read_bytes() for path in drawn.iterdir()}
     again = ("--workdir", workdir, "--figures-only", "--branches", 3)
     chosen = ("--components", 2, "--sweep", 1, "--subset", "0,2", "1")
-    finish(start("class_transfer", *again, *chosen))
+    run_here(experiment, *again, *chosen)
     changed = {p.stem for p, old in before.items() if p.read_bytes() != old}
     assert changed <= {"fig10_components", "fig11_components", "fig13_sweep"} | {
         "fig15_subsets"
@@ -163,7 +172,7 @@ def test_figures_of_other_components_and_of_own_images(finished, shared, images)
     own = shared / "own"
     own.mkdir()
     Image.new("RGB", (40, 20), (230, 230, 230)).save(own / "mine.png")
-    out, _ = finish(start("class_transfer", *again, "--images", own))
+    out = run_here(experiment, *again, "--images", own)
     mine = np.full((1, 16, 16, 3), 230 / 127.5 - 1, np.float32)
     taken = recogniser.load(workdir / "checkpoints").recognise(mine)[0]
     assert f"mine.png: taken for {('dark', 'light')[taken]}" in out
@@ -172,10 +181,9 @@ def test_figures_of_other_components_and_of_own_images(finished, shared, images)
         "own_fig10_components",
         "own_fig18_decomposition",
     }
-    bad = ("--images", shared / "none.png")
-    _, err = finish(start("class_transfer", *again, *bad), 1)
-    assert "cannot read" in err.splitlines()[-1]
-    assert "none.png" in err.splitlines()[-1]
+    bad = (*again, "--images", shared / "none.png")
+    message = f"cannot read {bad[-1]}"
+    check_refused(experiment, bad, 1, message, monkeypatch, capsys)
 
 
 def test_a_run_is_kept_without_what_trained_it(finished, shared, images):
@@ -220,7 +228,7 @@ def test_a_killed_run_resumes_bit_for_bit(finished, shared, images):
     process.communicate()
     saved = checkpoints.steps(workdir / "checkpoints" / generator.MAIN)
     assert 0 < saved[-1] < 6
-    finish(start("class_transfer", *flags_for(images, workdir), "--resume"))
+    run_here(experiment, *flags_for(images, workdir), "--resume")
     one, other = (generator.load(folder) for folder in (whole, workdir))
     jax.tree.map(assert_array_equal, one.params, other.params)
     assert without_timing(workdir) == without_timing(whole)

@@ -200,6 +200,7 @@ def test_double_precision_agrees_and_a_resumed_run_is_the_same(
     assert without_timing(tmp_path / "run")["tasks"] == expected
 
 
+@pytest.mark.slow
 def test_the_hessian_of_one_leaf(tmp_path):
     config = experiment.Config(
         workdir=tmp_path / "run",
@@ -219,6 +220,7 @@ def test_the_hessian_of_one_leaf(tmp_path):
     assert np.array(data["example"][0]["hessian"]).shape == (6, 6)
 
 
+@pytest.mark.slow
 def test_networks_that_diverge_are_left_out(tmp_path, capsys):
     experiment.main(
         experiment.Config(

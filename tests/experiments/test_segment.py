@@ -8,6 +8,7 @@ from helpers import (
     check_refused,
     finish,
     refuse,
+    run_here,
     start,
     without_timing,
     write_generator,
@@ -110,7 +111,7 @@ def test_the_same_seed_gives_the_same_results(finished, shared):
     workdir, _, _ = finished
     again = shared / "again"
     flags = ("--checkpoint", RUN, "--workdir", again, *FEW, *BY_HAND)
-    finish(start("segment", *flags))
+    run_here(experiment, *flags)
     assert without_timing(again) == without_timing(workdir)
 
 
@@ -119,10 +120,11 @@ def test_figures_are_drawn_again(finished):
     path = workdir / "figures" / "fig21_segmentation.png"
     before = path.read_bytes()
     path.unlink()
-    finish(start("segment", "--workdir", workdir, "--figures-only"))
+    run_here(experiment, "--workdir", workdir, "--figures-only")
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_your_own_images(shared, truth):
     folder = shared / "mine"
     folder.mkdir()
@@ -130,12 +132,10 @@ def test_your_own_images(shared, truth):
         picture = Image.fromarray(np.uint8(np.round(255 * image)))
         picture.resize((80, 80)).save(folder / f"{name}.png")
     workdir = shared / "own"
-    out, _ = finish(
-        start(
-            "segment",
-            *("--checkpoint", RUN / "checkpoints" / "generator", "--images", folder),
-            *("--workdir", workdir, *BY_HAND),
-        )
+    out = run_here(
+        experiment,
+        *("--checkpoint", RUN / "checkpoints" / "generator", "--images", folder),
+        *("--workdir", workdir, *BY_HAND),
     )
     assert "tom.png: 80 x 80, resized to 64 x 64" in out
     assert "tom.png: taken for cat" in out
@@ -148,6 +148,7 @@ def test_your_own_images(shared, truth):
     assert set(results["methods"]) == {"components", "plain"}
 
 
+@pytest.mark.slow
 def test_own_images_need_the_classifier_of_the_run(tmp_path):
     alone = tmp_path / "checkpoints" / "generator"
     shutil.copytree(RUN / "checkpoints" / "generator", alone)

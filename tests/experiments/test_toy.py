@@ -117,6 +117,7 @@ def test_figure_2_shows_what_its_title_says(sweep):
         assert min(abs(a), abs(b)) < 0.1 * max(abs(a), abs(b))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_file_and_another_does_not(
     sweep, tmp_path, monkeypatch
 ):
@@ -141,6 +142,7 @@ def test_figures_are_redrawn_from_the_results_alone(sweep, monkeypatch):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_one_that_never_stopped(sweep, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "draw", lambda results: {})  # for speed
     monkeypatch.setattr(training, "CHUNK", 700)

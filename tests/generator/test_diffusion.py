@@ -134,6 +134,7 @@ def test_p_starts_as_heat_flow(channels):
     assert np.abs(first - second)[..., 2 * channels :].min() > 0
 
 
+@pytest.mark.slow
 def test_all_of_p_is_learnt(images):
     params, module = velocity(jax.random.key(3), images)
 

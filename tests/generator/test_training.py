@@ -16,6 +16,8 @@ from bspec_jax.generator.stargan import Discriminator
 from bspec_jax.storage import checkpoints, resumable
 from bspec_jax.storage.errors import UserError
 
+pytestmark = pytest.mark.slow  # compiles for minutes
+
 CLASSES = ("a", "b", "c")
 PLAIN = gt.Recipe(learning_rate=1e-3, batch_size=4, r1_weight=0.5, flip=False, crop=0.0)
 

@@ -23,6 +23,7 @@ def table(**changes):
     return sweeps.settings(**(values | changes))
 
 
+@pytest.mark.slow
 def test_measures_are_those_of_each_network_alone():
     rows = table()
     trained = sweeps.train(sweeps.init_trials(KEY, rows), steps=1000)
