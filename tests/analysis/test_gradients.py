@@ -93,6 +93,7 @@ def test_the_product_of_the_factors_is_the_gradient(case, loss):
         assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_distributive_factor_is_the_jacobian_of_one_branch(case):
     _, params, _, x, respond, _ = case
     distributive = gradients.distributive_factor(respond, params, x)
@@ -133,6 +134,7 @@ def test_one_input_per_branch():
     assert_allclose(distributive, x**2, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [1, 2, 64])
 def test_norms_without_the_whole_jacobian(case, chunk_size):
     _, params, _, x, respond, _ = case

@@ -62,6 +62,7 @@ MODULES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("m", [1, 2])
 @pytest.mark.parametrize("module", MODULES)
 def test_blocks_of_modules_with_batch_norm(module, m, x64):

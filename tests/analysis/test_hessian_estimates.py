@@ -12,6 +12,7 @@ from bspec_jax.losses import classification_loss
 from bspec_jax.trees import ravel_branches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [squared, classification_loss])
 @pytest.mark.parametrize("regrouped", [False, True])
 def test_estimated_norms_and_their_standard_errors(loss, regrouped, x64):
@@ -105,6 +106,7 @@ def test_more_products_than_parameters(x64):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [2, 3, 5, 99])
 def test_chunks_and_leaves_change_nothing_but_rounding(chunk_size, x64):
     case = *problem(classification_loss, 2), jax.random.key(0)  # 5 examples

@@ -44,6 +44,7 @@ def stages(run):
     return curvature.stages(run, classifier.load(run), IMAGES)
 
 
+@pytest.mark.slow
 def test_the_start_is_calibrated_and_the_end_as_saved(run, stages):
     assert [stage.step for stage in stages] == [0, 5]
     folder = run / "checkpoints" / "main"

@@ -40,6 +40,7 @@ def name(m, repeat):
     return "main" if (m, repeat) == (8, 0) else f"net_{m}_{repeat}"
 
 
+@pytest.mark.slow
 def test_the_sweep_averages_over_the_repeats(jobs, responses):
     results = analyse(jobs, responses, LABELS, CLASSES)
     assert results["sweep"]["branches"] == [2, 8]

@@ -89,6 +89,7 @@ def test_a_constant_image_is_flat():
     assert_allclose(found, np.broadcast_to([0.0, 0.0, 1.0], found.shape), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_normals_are_in_the_coordinates_of_the_faces():
     """From the true light of the faces the normals come nearer than a flat surface."""
     truth = faces.ground_truth("test", range(12), SIZE)

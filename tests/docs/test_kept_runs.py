@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 
 import numpy as np
 import pytest
@@ -108,3 +109,17 @@ def test_the_generator_is_as_good_as_its_run_says():
     recognise = recogniser.load(workdir / "checkpoints").recognise
     right = (recognise(x) == labels).mean()
     assert right >= results["recogniser_accuracy"] - 0.1
+
+
+def test_the_repository_is_light():
+    """At most 20 MB, and 500 KB a file but for the networks that notebooks need."""
+    call = ["git", "-C", str(ROOT), "ls-files", "-z"]
+    listed = subprocess.run(call, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    sizes = {path: path.stat().st_size for path in paths if path.is_file()}
+    assert sum(sizes.values()) <= 20e6
+    networks = {KEPT / name / "checkpoints" for name in WITH_NETWORKS}
+    large = [path for path, size in sizes.items() if size > LARGEST]
+    assert not [path for path in large if not networks & set(path.parents)]

@@ -120,6 +120,7 @@ def without_eyes(faces):
     return np.roll(faces.x, 3, 1), part, 0.5 * (faces.x - part)
 
 
+@pytest.mark.slow
 def test_a_component_that_is_the_part_is_removed_whole():
     train = faces_with("train", 9, responses=without_eyes)
     test = faces_with("test", 6, responses=without_eyes)
@@ -167,6 +168,7 @@ def test_named_components_are_attenuated_by_hand():
     )
 
 
+@pytest.mark.slow
 def test_only_faces_that_have_the_part_are_scored():
     test = faces_with("test", 6, responses=without_eyes)
     found = removed(Config(), test, test, "whiskers")

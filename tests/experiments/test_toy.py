@@ -193,6 +193,7 @@ def test_the_number_of_trials_is_known_before_the_run(sweep):
     assert json.loads(last)["of"] == experiment.Config(**TINY).num_trials
 
 
+@pytest.mark.slow
 def test_diverging_trials_are_failures_and_counted(tmp_path, capsys):
     experiment.main(
         experiment.Config(
@@ -214,6 +215,7 @@ def test_diverging_trials_are_failures_and_counted(tmp_path, capsys):
     assert drawn == {"fig03_success"}  # nothing else has numbers to show
 
 
+@pytest.mark.slow
 def test_phase_covers_its_grid(tmp_path, capsys):
     experiment.main(
         experiment.Config(

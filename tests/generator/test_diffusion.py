@@ -56,6 +56,7 @@ def test_it_is_the_loop_of_the_paper(images):
     assert_allclose(found.residual, u[-1] + steps * step * values[-1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_p_is_that_of_the_whole_identity(images):
     """However p is trained, the parts add up: also after some steps on them."""
     params, module = velocity(jax.random.key(3), images)

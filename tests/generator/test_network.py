@@ -42,6 +42,7 @@ def built(request, examples):
     return request.param, model, params
 
 
+@pytest.mark.slow
 def test_f_is_the_residual_and_the_sum_of_branches_one_by_one(built, examples):
     residual, model, params = built
     x, labels = examples
@@ -87,6 +88,7 @@ def test_a_branch_at_a_time_and_short_floats(built, examples):
     assert_allclose(parts.residual, expected.residual, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_batches_of_one_shape(built, examples, monkeypatch):
     _, model, params = built
     x, labels = (np.asarray(leaf) for leaf in examples)

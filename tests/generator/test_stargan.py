@@ -42,6 +42,7 @@ def test_the_original_has_the_published_size():
     assert 33.8e6 < count(Generator(64, 512, 3), 256) < 34e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "channels"), [(16, 1), (32, 3), (64, 1)])
 def test_shapes_and_classes(size, channels):
     module = Generator(2, 4, 3)

@@ -28,6 +28,7 @@ def jacobians(trials, m):
     return np.stack([slope, slope * trials.x], 1)
 
 
+@pytest.mark.slow
 def test_measures_equal_those_by_hand_with_a_slope_per_network():
     trials = networks()
     h, measures = hessians.measure(trials)
