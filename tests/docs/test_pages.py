@@ -34,3 +34,23 @@ def test_the_pages_show_the_runs_that_are_kept():
     runs = [path.name for path in (ROOT / "docs" / "runs").iterdir()]
     assert runs
     assert not [name for name in runs if f"runs/{name}/figures/" not in text]
+
+
+def test_contributing_names_what_exists():
+    """The table of changes: every file, and what is to be found in it."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| [^|]+ \| (`[^|]+) \|$", text, re.M)
+    assert len(rows) >= 8
+    for row in rows:
+        folder, *names = re.findall(r"`([^`]+)`", row)
+        paths = [name for name in (folder, *names) if name.endswith(".py")]
+        for path in paths:
+            found = list(ROOT.glob(path.replace("NAME", "*")))
+            assert found, path
+        symbols = [name for name in names if not name.endswith(".py")]
+        sources = "".join(
+            source.read_text()
+            for path in paths
+            for source in ROOT.glob(path.replace("NAME", "*"))
+        )
+        assert all(symbol in sources for symbol in symbols), row
