@@ -97,8 +97,10 @@ def load_arrays(
         arrays in the file are read.
 
     Raises:
-      UserError: if the file is damaged or holds other arrays.
+      UserError: if the file is missing, damaged or holds other arrays.
     """
+    if not path.exists():
+        raise UserError(f"no {path}: run the experiment again")
     try:
         with np.load(path) as saved:
             arrays = {name: saved[name] for name in like or saved.files}

@@ -210,7 +210,7 @@ def test_a_run_is_kept_without_what_trained_it(finished, shared, images):
     arrays_and_logs = {"samples", "decompositions.npz", "metrics.jsonl"}
     assert names == {path.name for path in workdir.iterdir()} - arrays_and_logs
     config = experiment.Config(workdir=kept, figures_only=True)
-    with pytest.raises(UserError, match=r"no .*decompositions.npz, .* again"):
+    with pytest.raises(UserError, match=r"no .*decompositions.npz: run .* again"):
         experiment.main(config)
     with pytest.raises(UserError, match="exists already"):
         keep(workdir, kept)
