@@ -1,9 +1,11 @@
 """Hessian and gradient factors of a trained classifier, from its start to its end.
 
-trained = classifier.load(path)
-for stage in stages(path, trained, training_images):
-by_clamp = objectives(trained, stage, images, labels, ("hard", "none"))
-h = hessian.blocks(by_clamp["hard"], stage.params, leaves=FIRST_LAYER)
+    trained = classifier.load(path)
+    for stage in stages(path, trained, training_images):
+        by_clamp = objectives(trained, stage, images, labels, ("hard", "none"))
+        h = hessian.blocks(by_clamp["hard"], stage.params, leaves=FIRST_LAYER)
+
+Source: section 5 and Figure 5, panels 3 and 4.
 """
 
 import math

@@ -1,6 +1,8 @@
 """Downloads and prepares a data set of TensorFlow Datasets for `bspec_jax.data.load`.
 
-python -m bspec_jax.data.prepare cifar10
+    python -m bspec_jax.data.prepare cifar10
+
+This alone needs TensorFlow (the extra `data`); reading a prepared data set does not.
 """
 
 import importlib.util

@@ -1,9 +1,9 @@
 """The slim StarGAN-v2 of section 7: a generator's branch, and the discriminator.
 
-branch = adapters.from_linen(Generator(16, 128, num_classes=3))
-net = sum_of_branches(branch, 9, in_axes=(0, None))   # phi_k to branch k, one class
-params, _ = net.init(key, phi, labels)
-fake, _ = net.apply(params, {}, phi, labels, residual=r)
+    branch = adapters.from_linen(Generator(16, 128, num_classes=3))
+    net = sum_of_branches(branch, 9, in_axes=(0, None))  # phi_k to branch k, one class
+    params, _ = net.init(key, phi, labels)
+    fake, _ = net.apply(params, {}, phi, labels, residual=r)
 
 Channels double with each halving of the image, from `base` to at most `most`. Source:
 Choi et al., arXiv 1912.01865, appendix A, without style codes: each branch has its own
