@@ -1,7 +1,9 @@
 """The FID by torch-fidelity, with Inception weights that the user provides.
 
-pip install -e ".[fid]"
-python -m experiments.class_transfer ... --inception-weights FILE
+    pip install -e ".[fid]"
+    python -m experiments.class_transfer ... --inception-weights FILE
+
+Nothing else needs torch-fidelity.
 """
 
 from importlib.util import find_spec
