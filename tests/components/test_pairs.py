@@ -1,18 +1,9 @@
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
+from shapes import EYES, NOSE, ellipse
 
 from bspec_jax.components import pairs
 
-HEIGHT, WIDTH = 40, 48
-
-
-def ellipse(row, column, height, width):
-    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
-    return ((rows - row) / height) ** 2 + ((columns - column) / width) ** 2 <= 1
-
-
-EYES = ellipse(14, 14, 4, 5) | ellipse(15, 34, 4, 5)
-NOSE = ellipse(26, 24, 4, 3)
 EARS = ellipse(3, 9, 2, 3) | ellipse(3, 39, 2, 5)  # less alike than the eyes
 
 

@@ -1,22 +1,12 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from shapes import EYES, HEIGHT, NOSE, WIDTH
 from skimage.color import rgb2hsv
 
 from bspec_jax.components import segmentation
 from bspec_jax.components.pairs import mean_pair_score
 from bspec_jax.components.segmentation import Choice, segment
-
-HEIGHT, WIDTH = 40, 48
-
-
-def ellipse(row, column, height, width):
-    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
-    return ((rows - row) / height) ** 2 + ((columns - column) / width) ** 2 <= 1
-
-
-EYES = ellipse(14, 14, 4, 5) | ellipse(15, 34, 4, 5)
-NOSE = ellipse(26, 24, 4, 3)
 
 
 def components(noise: float = 0.02):

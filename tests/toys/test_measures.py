@@ -1,26 +1,14 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from trials import KEY, table
 
 from bspec_jax import toys
 from bspec_jax.analysis.specialization import measure
 from bspec_jax.toys import measures, sweeps
 
 pytestmark = pytest.mark.usefixtures("optimised")
-
-KEY = jax.random.key(7)
-
-
-def table(**changes):
-    values = {
-        "task": ["toy1", "toy2"],
-        "num_branches": [2, 3, 9],
-        "learning_rate": 0.02,
-        "trial": range(4),
-    }
-    return sweeps.settings(**(values | changes))
 
 
 @pytest.mark.slow

@@ -3,23 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from trials import KEY, table
 
 from bspec_jax import toys
 from bspec_jax.toys import sweeps
 
 pytestmark = pytest.mark.usefixtures("optimised")
-
-KEY = jax.random.key(7)
-
-
-def table(**changes):
-    values = {
-        "task": ["toy1", "toy2"],
-        "num_branches": [2, 3, 9],
-        "learning_rate": 0.02,
-        "trial": range(4),
-    }
-    return sweeps.settings(**(values | changes))
 
 
 def test_settings_are_all_combinations_with_the_trial_fastest():
