@@ -1,6 +1,6 @@
 """A run of an experiment: its flags, its command line and its folder."""
 
-from bspec_jax.runs.command_line import command_line, progress_bar
+from bspec_jax.runs.command_line import command_line, parse_flags, progress_bar
 from bspec_jax.runs.config import (
     FlagError,
     RunConfig,
@@ -11,6 +11,7 @@ from bspec_jax.runs.config import (
 from bspec_jax.runs.folder import (
     SCHEMA,
     UNFINISHED,
+    check_data,
     check_experiment,
     conclude,
     environment,
@@ -28,6 +29,7 @@ __all__ = [
     "FlagError",
     "RunConfig",
     "check_components",
+    "check_data",
     "check_experiment",
     "check_flag",
     "check_memory",
@@ -36,6 +38,7 @@ __all__ = [
     "environment",
     "load_results",
     "new_folder",
+    "parse_flags",
     "progress_bar",
     "redraw",
     "save_figures",

@@ -3,12 +3,15 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from types import UnionType
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from bspec_jax.storage.errors import UserError, flag
 from bspec_jax.storage.files import to_json
+
+Config = TypeVar("Config", bound="RunConfig")
 
 
 class FlagError(UserError):
@@ -34,7 +37,7 @@ class RunConfig:
     workdir: Path | None = None
     """Run folder, new or empty. Default: runs/NAME/<UTC time>."""
     resume: bool = False
-    """Continue the stopped run in --workdir with its own flags."""
+    """Continue the stopped run in --workdir; its flags are read from there."""
     figures_only: bool = False
     """Redraw the figures of the finished run in --workdir."""
 
@@ -49,14 +52,77 @@ class RunConfig:
 
     def settings(self) -> dict:
         """The flags that determine the results, as JSON values."""
-        others = ("workdir", "resume", "figures_only", *self.PRESENTATION)
         return to_json(
-            {
-                field.name: getattr(self, field.name)
-                for field in dataclasses.fields(self)
-                if field.name not in others
-            }
+            {name: getattr(self, name) for name in self._names_of_settings()}
         )
+
+    @classmethod
+    def from_settings(cls, saved: Mapping[str, Any]) -> "RunConfig":
+        """The config whose `settings` these are; a missing one has its default.
+
+        Raises:
+          UserError: if a value is not of its flag's type.
+        """
+        types = get_type_hints(cls)
+        names = [name for name in cls._names_of_settings() if name in saved]
+        try:
+            return cls(**{name: _from_json(saved[name], types[name]) for name in names})
+        except ValueError as error:
+            raise UserError(f"the saved config.json is damaged: {error}") from None
+
+    def unused(self) -> dict[str, str]:
+        """Flags that do not apply in the mode chosen, and that mode, as in a message.
+
+        Such as `{"seed": "to --figures-only"}`. A config with modes adds its own.
+        """
+        if not self.figures_only:
+            return {}
+        names = ("resume", *self._names_of_settings())
+        return dict.fromkeys(names, "to --figures-only, which draws saved results")
+
+    @classmethod
+    def _names_of_settings(cls) -> list[str]:
+        others = ("workdir", "resume", "figures_only", *cls.PRESENTATION)
+        names = (field.name for field in dataclasses.fields(cls))
+        return [name for name in names if name not in others]
+
+
+def with_paths_expanded(config: Config) -> Config:
+    """The config with the `~` of its paths replaced, as a shell does (not in `=~`).
+
+    Raises:
+      FlagError: if there is no such user.
+    """
+
+    def expanded(value):
+        if isinstance(value, tuple):
+            return tuple(map(expanded, value))
+        return value.expanduser() if isinstance(value, Path) else value
+
+    names = [field.name for field in dataclasses.fields(config)]
+    try:
+        paths = {name: expanded(getattr(config, name)) for name in names}
+    except RuntimeError as error:
+        raise FlagError(str(error)) from None
+    return dataclasses.replace(config, **paths)
+
+
+def _from_json(value, hint):
+    """A flag's value from JSON, which has neither tuples nor paths.
+
+    Raises:
+      ValueError: if it is not of the flag's type.
+    """
+    choices = get_args(hint)
+    if isinstance(hint, UnionType):
+        return value if value is None else _from_json(value, choices[0])
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_from_json(item, choices[0]) for item in value)
+    if get_origin(hint) is Literal and value in choices:
+        return value
+    if (hint, type(value)) in ((Path, str), (float, int), (hint, hint)):
+        return hint(value)
+    raise ValueError(f"{value!r} is not {hint}")
 
 
 def check_flag(

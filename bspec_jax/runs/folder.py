@@ -1,7 +1,8 @@
 """The folder of a run, from its start to its figures.
 
     config.json         flags that determine the results
-    environment.json    versions, device, commit, command
+    environment.json    versions, device, settings of JAX, commit, command
+    data.json           what identifies the data, if the run reads any
     metrics.jsonl       one line per logging step
     results.json        every number that the figures show
     figures/*.png
@@ -25,6 +26,7 @@ from typing import Any
 
 import jax
 
+from bspec_jax import data
 from bspec_jax.runs.config import RunConfig
 from bspec_jax.storage.errors import UserError, flag
 from bspec_jax.storage.files import read_json, to_json, write_json
@@ -32,19 +34,35 @@ from bspec_jax.storage.files import read_json, to_json, write_json
 SCHEMA = 2  # of a run's files
 READ_BY = {1: "0.1"}  # the version that reads an older schema
 UNFINISHED = "unfinished"
+DATA = "data.json"
+JAX_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_random_seed_offset",
+)
 PACKAGES = ("bspec_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def start(config: RunConfig, name: str) -> Path:
+def start(
+    config: RunConfig, name: str, identity: Mapping[str, Any] | None = None
+) -> Path:
     """Creates the run's folder, or finds it again for `--resume`; returns its path.
+
+    Args:
+      identity: of the data that the run reads, if it reads any; see `data.identity`.
 
     Raises:
       UserError: if the folder is not empty or cannot be written, or (to resume) holds
-        no run, a finished run, or a run with other flags. Nothing is overwritten.
+        no run, a finished run, a run with other flags or settings of JAX, or one of
+        other data. Nothing is overwritten.
     """
     workdir = config.workdir or new_folder(name)
     if config.resume:
-        _check_resumable(workdir, config, name)
+        check_resumable(config, name)
+        if identity is not None:
+            check_data(workdir, identity)
         return workdir
     try:
         if workdir.exists() and any(workdir.iterdir()):
@@ -55,11 +73,22 @@ def start(config: RunConfig, name: str) -> Path:
             )
         workdir.mkdir(parents=True, exist_ok=True)
         about = {"experiment": name, "schema": SCHEMA}
-        write_json(workdir / "config.json", about | config.settings())
         write_json(workdir / "environment.json", environment())
+        if identity is not None:
+            write_json(workdir / DATA, identity)
+        write_json(workdir / "config.json", about | config.settings())
     except OSError as error:
         raise UserError(f"cannot write to {workdir}: {error.strerror}") from None
     return workdir
+
+
+def check_data(workdir: Path, identity: Mapping[str, Any]) -> None:
+    """Raises UserError unless these are the data of the run in `workdir`.
+
+    A run that recorded none passes.
+    """
+    if (workdir / DATA).exists():
+        data.check_same(read_json(workdir / DATA, "record of data"), identity, workdir)
 
 
 def new_folder(name: str) -> Path:
@@ -98,18 +127,29 @@ def check_schema(workdir: Path, saved: Mapping[str, Any]) -> None:
     )
 
 
-def _check_resumable(workdir: Path, config: RunConfig, name: str) -> None:
-    saved = check_experiment(workdir, name)
+def check_resumable(config: RunConfig, name: str) -> None:
+    """Raises UserError unless the run in `config.workdir` can go on with the config."""
+    workdir = config.workdir
+    saved = type(config)().settings() | check_experiment(workdir, name)
     wanted = config.settings()
-    differing = [key for key in wanted if wanted[key] != saved.get(key)]
-    if differing:
-        key = differing[0]
-        raise UserError(
-            f"the run in {workdir} has {flag(key)} {saved.get(key)}, not "
-            f"{wanted[key]}; resume it with the flags in its config.json"
-        )
+    for key in wanted:
+        if wanted[key] != saved[key]:
+            raise UserError(
+                f"the run in {workdir} has {flag(key)} {saved[key]}, not "
+                f"{wanted[key]}: leave the flag out, or start another run"
+            )
     if (workdir / "results.json").exists():
-        raise UserError(f"the run in {workdir} is finished; nothing to resume")
+        raise UserError(
+            f"the run in {workdir} is finished; nothing to resume (--figures-only "
+            "draws its figures again)"
+        )
+    settings = read_json(workdir / "environment.json", "run").get("jax_settings", {})
+    for key, now in _jax_settings().items():
+        if settings.get(key, now) != now:
+            raise UserError(
+                f"the run in {workdir} was started with {key} = {settings[key]}, which "
+                f"is {now} here and changes numbers: set {key.upper()}={settings[key]}"
+            )
 
 
 def environment() -> dict:
@@ -128,6 +168,7 @@ def environment() -> dict:
         "device": device.device_kind,
         "devices": jax.device_count(),
         "cpus": os.cpu_count(),
+        "jax_settings": _jax_settings(),
         "commit": _commit(),
         "command": _command(),
     }
@@ -141,15 +182,26 @@ def _command() -> list[str]:
     return ["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]]
 
 
+def _jax_settings() -> dict[str, Any]:
+    """The settings of JAX that change numbers."""
+    return {name: to_json(getattr(jax.config, name, None)) for name in JAX_SETTINGS}
+
+
 def _commit() -> str | None:
-    """The checkout's commit, with "+changes" if its files differ."""
-    if not (git := shutil.which("git")):
+    """The checkout's commit, with "+changes" if its files differ.
+
+    None for an installed copy, even inside the repository of another project.
+    """
+    here = Path(__file__).resolve()
+
+    def ask(*words):
+        call = [git, "-C", str(here.parent), *words]
+        answer = subprocess.run(call, capture_output=True, text=True, check=False)
+        return answer.stdout.strip()
+
+    if not (git := shutil.which("git")) or not ask("ls-files", here.name):
         return None
-    here = Path(__file__).resolve().parent
-    describe = ["describe", "--always", "--abbrev=40", "--dirty=+changes"]
-    call = [git, "-C", str(here), *describe]
-    answer = subprocess.run(call, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or None
+    return ask("describe", "--always", "--abbrev=40", "--dirty=+changes") or None
 
 
 def save_results(

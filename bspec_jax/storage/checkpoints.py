@@ -3,6 +3,7 @@
     FOLDER/network.json            specification of the network
     FOLDER/<step>/model            parameters and state
     FOLDER/<step>/training         needed only to resume training
+    FOLDER/<step>/checksums.json   of every file of the step
 
 A step is written to a temporary folder and then renamed, so that it is either complete
 or absent.
@@ -10,6 +11,9 @@ or absent.
 
 import dataclasses
 import gc
+import hashlib
+import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +27,14 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from bspec_jax.storage.errors import UserError
-from bspec_jax.storage.files import read_json, write_json
+from bspec_jax.storage.files import read_json, to_json, write_json
 
 SPEC = "network.json"
+CHECKSUMS = "checksums.json"
+# What TensorStore says of files that may well be intact.
+UNREADABLE = re.compile(
+    "RESOURCE_EXHAUSTED|PERMISSION_DENIED|Permission denied|Too many open files"
+)
 KEPT = 2  # latest steps that are kept, besides step 0
 
 
@@ -42,7 +51,8 @@ SomeSpec = TypeVar("SomeSpec")  # a class as `Spec`
 def write_spec(folder: Path, spec: Spec) -> None:
     """Writes the specification of the network in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / SPEC, {"kind": spec.KIND, **dataclasses.asdict(spec)})
+    fields = {"kind": spec.KIND, **to_json(dataclasses.asdict(spec))}
+    write_json(folder / SPEC, {**fields, "checksum": _checksum_of_fields(fields)})
 
 
 def read_spec(folder: Path, kind: type[SomeSpec]) -> SomeSpec:
@@ -52,6 +62,9 @@ def read_spec(folder: Path, kind: type[SomeSpec]) -> SomeSpec:
       UserError: if it is missing, damaged, or of another kind of network.
     """
     saved = read_json(folder / SPEC, "network")
+    checksum = saved.pop("checksum", None)
+    if checksum not in (None, _checksum_of_fields(saved)):
+        raise UserError(f"{folder / SPEC} is damaged: it is not as it was written")
     if saved.pop("kind", None) != kind.KIND:
         raise UserError(f"{folder} holds no {kind.KIND}")
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
@@ -61,11 +74,24 @@ def read_spec(folder: Path, kind: type[SomeSpec]) -> SomeSpec:
         raise UserError(f"{folder / SPEC} is damaged ({error})") from None
 
 
+def _checksum_of_fields(fields: dict) -> str:
+    text = json.dumps(fields, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def save(folder: Path, step: int, **parts: Any) -> None:
-    """Writes trees as one step, and keeps step 0 and the `KEPT` latest steps."""
-    items = {name: ocp.args.StandardSave(tree) for name, tree in parts.items()}
+    """Writes trees as one step, and keeps step 0 and the `KEPT` latest steps.
+
+    Leaves may be arrays of any type, random keys among them.
+    """
+    items = {
+        name: ocp.args.StandardSave(jax.tree.map(_storable, tree))
+        for name, tree in parts.items()
+    }
     with _manager(folder) as manager:
         manager.save(step, args=ocp.args.Composite(**items), force=True)
+    written = folder / str(step)
+    write_json(written / CHECKSUMS, _checksums(written))
 
 
 def steps(folder: Path) -> list[int]:
@@ -81,16 +107,17 @@ def last_step(folder: Path) -> int:
     return max(steps(folder), default=0)
 
 
-def restore(folder: Path, step: int, **like: Any) -> list[Any]:
+def restore(folder: Path, step: int, *, verify: bool = True, **like: Any) -> list[Any]:
     """Reads trees of a step, in the order of `like`, onto the default device.
 
     Args:
+      verify: compare every file with its checksum first.
       like: by name, trees of the same structure, shapes and types.
 
     Raises:
-      UserError: if the step is missing, damaged, or of another network.
+      UserError: if the step is missing, damaged, of another network, or cannot be read.
     """
-    with _reader(folder / str(step)) as reader:
+    with _reader(folder / str(step), verify) as reader:
         return [
             _read(reader, (folder / str(step) / name).resolve(), tree)
             for name, tree in like.items()
@@ -100,10 +127,12 @@ def restore(folder: Path, step: int, **like: Any) -> list[Any]:
 def saved_shapes(folder: Path, step: int, name: str) -> Any:
     """Shapes and types of the tree `name` of a step: a `like` for any network.
 
+    Random keys are described as the integers that they consist of.
+
     Raises:
-      UserError: if the step is missing or damaged.
+      UserError: if the step is missing or cannot be read.
     """
-    with _reader(folder / str(step)) as reader:
+    with _reader(folder / str(step), verify=False) as reader:
         saved = reader.metadata((folder / str(step) / name).resolve())
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
@@ -145,21 +174,61 @@ def _manager(folder: Path) -> ocp.CheckpointManager:
 
 
 @contextmanager
-def _reader(path: Path) -> Iterator[ocp.StandardCheckpointer]:
+def _reader(path: Path, verify: bool) -> Iterator[ocp.StandardCheckpointer]:
     """A reader of the step at `path`; turns every error into a UserError."""
     if not path.is_dir():
         raise UserError(f"no checkpoint at {path}")
+    if verify:
+        _check_intact(path)
     with _stray_errors_ignored():
         try:
             with ocp.StandardCheckpointer() as reader:
                 yield reader
                 return
+        except MemoryError:
+            raise
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-    raise UserError(
-        f"the checkpoint {path} is damaged or of another network; delete it and resume "
-        f"from the previous one ({reason})"
-    )
+            reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
+            unreadable = isinstance(error, OSError) or UNREADABLE.search(str(error))
+    if unreadable:
+        raise UserError(f"cannot read the checkpoint {path}: {reason}")
+    intact = verify and (path / CHECKSUMS).exists()
+    cause = "of another network" if intact else "damaged, or of another network"
+    raise UserError(f"the checkpoint {path} is {cause} ({reason})")
+
+
+def _check_intact(path: Path) -> None:
+    """Raises UserError if a file of a step is not as it was written.
+
+    A step without checksums passes: they are written last.
+    """
+    if not (path / CHECKSUMS).exists():
+        return
+    saved = read_json(path / CHECKSUMS, "checksums")
+    try:
+        now = _checksums(path)
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+    differing = sorted(name for name in saved if saved[name] != now.get(name))
+    if differing:
+        raise UserError(
+            f"the checkpoint {path} is damaged: {differing[0]} is not as it was "
+            "written; move the folder away to use the step before it"
+        )
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    """A checksum of each file below a step's folder."""
+    return {
+        file.relative_to(path).as_posix(): _checksum(file)
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.name != CHECKSUMS
+    }
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, hashlib.blake2b).hexdigest()[:32]
 
 
 @contextmanager
@@ -183,11 +252,38 @@ def _stray_errors_ignored() -> Iterator[None]:
 
 
 def _read(reader: ocp.StandardCheckpointer, path: Path, like: Any) -> Any:
+    plain = jax.eval_shape(lambda tree: jax.tree.map(_storable, tree), like)
     # Via NumPy, because the device that saved the arrays need not exist here.
     read = reader.restore(
-        path, jax.tree.map(lambda leaf: np.empty((), leaf.dtype), like)
+        path, jax.tree.map(lambda leaf: np.empty((), leaf.dtype), plain)
     )
-    for leaf, expected in zip(*map(jax.tree.leaves, (read, like)), strict=True):
+    for leaf, expected in zip(*map(jax.tree.leaves, (read, plain)), strict=True):
         if (leaf.shape, leaf.dtype) != (expected.shape, expected.dtype):
             raise ValueError(f"{leaf.shape} is not {expected.shape}")
-    return jax.tree.map(jnp.asarray, read)
+    return jax.tree.map(_as_before, read, like)
+
+
+def _storable(leaf):
+    """A leaf as an array that Orbax saves: neither random keys nor without elements."""
+    if _holds_keys(leaf):
+        return jax.random.key_data(leaf)
+    return jnp.zeros(1, leaf.dtype) if jnp.size(leaf) == 0 else leaf
+
+
+def _as_before(saved, like):
+    """The inverse of `_storable`, given a leaf of the same kind."""
+    if _holds_keys(like):
+        return jax.random.wrap_key_data(saved, impl=_key_impl(like))
+    return jnp.zeros(like.shape, like.dtype) if like.size == 0 else jnp.asarray(saved)
+
+
+def _key_impl(like):
+    """The implementation of random keys, also of a ShapeDtypeStruct."""
+    found = []
+    jax.eval_shape(lambda keys: found.append(jax.random.key_impl(keys)), like)
+    return found[0]
+
+
+def _holds_keys(leaf) -> bool:
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)

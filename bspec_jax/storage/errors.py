@@ -4,8 +4,10 @@ The library names arguments in backticks, as in "`image_size` must be at least 1
 command prints them as its flags.
 """
 
+import os
 import re
 import sys
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
@@ -25,6 +27,15 @@ class ArgumentError(UserError, ValueError):
         super().__init__(message, status=2)
 
 
+class Notice(UserWarning):
+    """Something that the user should know; a command prints it as one line."""
+
+
+def notify(message: str) -> None:
+    """Warns with a `Notice`."""
+    warnings.warn(message, Notice, stacklevel=3)
+
+
 def flag(name: str) -> str:
     """The flag that sets an argument: `image_size` becomes `--image-size`."""
     return "--" + name.replace("_", "-")
@@ -34,7 +45,7 @@ def flag(name: str) -> str:
 def in_one_line(program: str, arguments: Collection[str] = ()) -> Iterator[None]:
     """Ends the process on a UserError: one line on stderr, and its exit status.
 
-    Also on a file that cannot be read or written (status 1).
+    Also on a file that cannot be read or written (status 1). Notices become lines too.
 
     Args:
       program: begins the line.
@@ -44,12 +55,27 @@ def in_one_line(program: str, arguments: Collection[str] = ()) -> Iterator[None]
     def as_flag(match):
         return flag(match[1]) if match[1] in arguments else match[0]
 
+    def line(message):
+        return f"{program}: " + re.sub(r"`(\w+)`", as_flag, " ".join(message.split()))
+
+    def show(message, category, *where):
+        if not issubclass(category, Notice):
+            show_others(message, category, *where)
+            return
+        print(line(str(message)), file=sys.stderr)
+
+    show_others = warnings.showwarning
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", Notice)
+            warnings.showwarning = show
+            yield
     except UserError as error:
-        message = re.sub(r"`(\w+)`", as_flag, str(error))
-        print(f"{program}: {message}", file=sys.stderr)
+        print(line(str(error)), file=sys.stderr)
         sys.exit(error.status)
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, is gone
+        os._exit(141)
     except OSError as error:
-        print(f"{program}: {error.filename}: {error.strerror}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(line(f"{where}{error.strerror or error}"), file=sys.stderr)
         sys.exit(1)

@@ -5,7 +5,9 @@ Files are replaced atomically. JSON numbers that are not finite are written as n
 
 import json
 import math
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from bspec_jax.storage.errors import UserError
+from bspec_jax.storage.errors import UserError, notify
+
+# What NumPy raises for arrays that are not as they were written.
+DAMAGE = (
+    ValueError,
+    KeyError,
+    EOFError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+)
 
 
 def to_json(value: Any) -> Any:
@@ -51,8 +65,10 @@ def read_json(path: Path, what: str) -> dict:
     """
     try:
         data = json.loads(path.read_text())
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"no {what} at {path}: {error.strerror}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError:
         raise UserError(f"{path} is damaged: it is not JSON") from None
     if not isinstance(data, dict):
@@ -99,16 +115,19 @@ def load_arrays(
     Raises:
       UserError: if the file is missing, damaged or holds other arrays.
     """
-    if not path.exists():
-        raise UserError(f"no {path}: run the experiment again")
+    again = "move the run's results.json away, if any; then --resume computes it again"
     try:
         with np.load(path) as saved:
             arrays = {name: saved[name] for name in like or saved.files}
         for name, expected in (like or {}).items():
             if expected is not None and arrays[name].shape != expected.shape:
                 raise ValueError
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        raise UserError(f"{path} is damaged; delete it and resume again") from None
+    except FileNotFoundError:
+        raise UserError(f"no {path}: {again}") from None
+    except DAMAGE:
+        raise UserError(f"{path} is damaged: move it away, and {again}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     return arrays
 
 
@@ -127,15 +146,30 @@ def keep_metrics(workdir: Path, keep: Callable[[dict], bool]) -> None:
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return
-    whole = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
+    kept = [record for record in read_metrics(workdir) if keep(record)]
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(line for line in whole if keep(json.loads(line))))
+    partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
     partial.replace(path)
 
 
 def read_metrics(workdir: Path) -> list[dict]:
-    """The records in metrics.jsonl; empty if there is no such file yet."""
+    """The records in metrics.jsonl; empty if there is no such file yet.
+
+    Damaged lines, which a power cut may leave, are skipped with a Notice.
+    """
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    lines = path.read_bytes().splitlines()
+    records = [record for line in lines if (record := _record(line)) is not None]
+    if (damaged := len(lines) - len(records)) > 0:
+        notify(f"{path}: skipped {damaged} damaged line{'s' * (damaged > 1)}")
+    return records
+
+
+def _record(line: bytes) -> dict | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None

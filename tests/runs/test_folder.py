@@ -1,14 +1,19 @@
 import dataclasses
 import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from configs import Config
 
 from bspec_jax import runs
+from bspec_jax.runs import folder
 from bspec_jax.storage import files
 from bspec_jax.storage.errors import ArgumentError, UserError
 
@@ -79,6 +84,41 @@ def test_resume_of_nothing_and_of_a_damaged_run(tmp_path):
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(UserError, match="damaged"):
         runs.start(config, "thing")
+
+
+def test_resume_refuses_other_settings_of_jax(tmp_path):
+    config = Config(workdir=tmp_path / "a", resume=True)
+    runs.start(Config(workdir=tmp_path / "a"), "thing")
+    with jax.enable_x64(not jax.config.jax_enable_x64):
+        message = r"jax_enable_x64 = \w+, .*set JAX_ENABLE_X64="
+        with pytest.raises(UserError, match=message):
+            runs.start(config, "thing")
+    runs.start(config, "thing")
+
+
+def test_only_the_repository_that_tracks_the_package_is_its_commit(tmp_path):
+    source = Path(folder.__file__).parents[1]
+    package = tmp_path / "project" / ".venv" / "bspec_jax"
+    shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-C", str(package.parents[1])]
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, *identity, "commit", "-q", "--allow-empty", "-m", "other"])
+
+    def recorded():
+        script = "from bspec_jax.runs import folder; print(folder._commit())"
+        call = [sys.executable, "-c", script]
+        env = os.environ | {"PYTHONPATH": str(package.parent)}
+        answer = subprocess.run(
+            call, capture_output=True, text=True, check=True, env=env, cwd=tmp_path
+        )
+        return answer.stdout.strip()
+
+    assert recorded() == "None"
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, *identity, "commit", "-q", "-m", "vendored"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    assert recorded() == head.stdout.strip()
 
 
 def test_resume_of_another_experiment(tmp_path):

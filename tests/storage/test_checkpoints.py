@@ -1,7 +1,10 @@
 import json
+import os
+import resource
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import jax
@@ -89,21 +92,104 @@ def test_a_missing_step(folder):
         checkpoints.restore(folder, 10, model=tree(0))
 
 
-def test_damage_is_one_line(folder):
-    files = [p for p in (folder / "30" / "model").rglob("*") if p.is_file()]
+def test_one_flipped_bit_in_any_file_is_noticed(folder):
+    files = [p for p in (folder / "30").rglob("*") if p.is_file() and p.stat().st_size]
+    assert len(files) > 10
     for path in files:
-        path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(UserError, match=r"net/30 is damaged or of another") as error:
-        checkpoints.restore(folder, 30, model=tree(0))
-    assert "\n" not in str(error.value)
-    (model,) = checkpoints.restore(folder, 20, model=tree(0))  # the one before is whole
+        intact = path.read_bytes()
+        damaged = bytearray(intact)
+        damaged[len(intact) // 2] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="damaged") as error:
+            checkpoints.restore(folder, 30, model=tree(0))
+        assert "\n" not in str(error.value)
+        assert "delete" not in str(error.value)
+        path.write_bytes(intact)
+    checkpoints.restore(folder, 30, model=tree(0))
+    (model,) = checkpoints.restore(folder, 20, model=tree(0))
     assert_array_equal(model["a"], np.full((2, 3), 20))
+
+
+def test_a_missing_file_is_damage_and_a_check_can_be_left_out(folder):
+    (folder / "30" / "training" / "_sharding").unlink()
+    with pytest.raises(UserError, match=r"net/30 is damaged: training/_sharding"):
+        checkpoints.restore(folder, 30, model=tree(0))
+    (model,) = checkpoints.restore(folder, 30, verify=False, model=tree(0))
+    assert_array_equal(model["a"], np.full((2, 3), 30))
+
+
+def test_a_step_without_checksums(folder):
+    (folder / "30" / "checksums.json").unlink()
+    (model,) = checkpoints.restore(folder, 30, model=tree(0))
+    assert_array_equal(model["a"], np.full((2, 3), 30))
+    for path in (folder / "30" / "model").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match=r"net/30 is damaged, or of another network"):
+        checkpoints.restore(folder, 30, model=tree(0))
+
+
+@pytest.mark.parametrize("spare", [0, 1, 3])
+def test_too_many_open_files_are_no_damage(folder, spare):
+    like = tree(0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]
+    limit = max(taken) + 1 + spare
+    for number in taken[: len(taken) - spare]:
+        os.dup2(taken[-1], number)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        with pytest.raises(UserError) as error:
+            checkpoints.restore(folder, 30, model=like)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for number in taken:
+            os.close(number)
+    assert "oo many open files" in str(error.value)
+    assert "damaged" not in str(error.value)
+
+
+def test_a_file_without_permission_is_no_damage(folder, monkeypatch):
+    def refuse(path, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"cannot read .*30.*: Permission denied"):
+        checkpoints.restore(folder, 30, model=tree(0))
+
+
+def test_too_little_memory_is_no_damage(folder, monkeypatch):
+    def refuse(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoints.ocp.StandardCheckpointer, "restore", refuse)
+    with pytest.raises(MemoryError):
+        checkpoints.restore(folder, 30, model=tree(0))
 
 
 def test_another_network(folder):
     other = tree(0) | {"a": jnp.zeros((5, 3))}
-    with pytest.raises(UserError, match="damaged or of another network"):
+    with pytest.raises(UserError, match=r"net/30 is of another network \(.*\(2, 3\)"):
         checkpoints.restore(folder, 30, model=other)
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_random_keys_of_any_kind_come_back(tmp_path, impl):
+    state = {
+        "keys": jax.random.split(jax.random.key(3, impl=impl), 4),
+        "none": jnp.zeros((0, 3), jnp.bfloat16),
+        "count": np.uint32(7),
+    }
+    checkpoints.save(tmp_path, 1, state=state)
+    shapes = jax.eval_shape(lambda tree: tree, state)
+    for like in (state, shapes):
+        (read,) = checkpoints.restore(tmp_path, 1, state=like)
+        assert jax.random.key_impl(read["keys"]) == impl
+        draws = [jax.vmap(jax.random.normal)(tree["keys"]) for tree in (read, state)]
+        assert_array_equal(*draws)
+        assert read["none"].shape == (0, 3)
+        assert read["none"].dtype == jnp.bfloat16
+        assert_array_equal(read["count"], 7)
 
 
 @dataclass(frozen=True)
@@ -130,8 +216,17 @@ def test_a_run_a_network_and_a_step_can_be_named(tmp_path):
 def test_a_specification_comes_back(tmp_path):
     checkpoints.write_spec(tmp_path / "net", Spec((0.5, 1.0)))
     saved = json.loads((tmp_path / "net" / "network.json").read_text())
+    assert len(saved.pop("checksum")) == 32
     assert saved == {"kind": "test", "mean": [0.5, 1.0], "name": "net"}
     assert checkpoints.read_spec(tmp_path / "net", Spec) == Spec((0.5, 1.0))
+
+
+def test_a_changed_number_in_a_specification_is_noticed(tmp_path):
+    checkpoints.write_spec(tmp_path, Spec((0.5, 1.0)))
+    text = (tmp_path / "network.json").read_text()
+    (tmp_path / "network.json").write_text(text.replace("0.5", "0.7"))
+    with pytest.raises(UserError, match=r"network\.json is damaged"):
+        checkpoints.read_spec(tmp_path, Spec)
 
 
 @pytest.mark.parametrize(

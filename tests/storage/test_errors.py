@@ -1,6 +1,8 @@
+import warnings
+
 import pytest
 
-from bspec_jax.storage.errors import ArgumentError, UserError, in_one_line
+from bspec_jax.storage.errors import ArgumentError, UserError, in_one_line, notify
 
 
 def test_the_exit_status_of_each():
@@ -31,3 +33,18 @@ def test_arguments_are_printed_as_flags(capsys):
         raise ArgumentError("`image_size` 3: see `load`, x and `image_sizes`")
     line = "a command: --image-size 3: see `load`, x and `image_sizes`\n"
     assert capsys.readouterr().err == line
+
+
+def test_notices_are_lines_and_other_warnings_are_not_touched(capsys):
+    with in_one_line("a command", ["image_size"]):
+        for _ in range(2):
+            notify("`image_size` is\nsmall")
+    assert capsys.readouterr().err == 2 * "a command: --image-size is small\n"
+    with pytest.warns(DeprecationWarning, match="old"), in_one_line("a command"):
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+
+
+def test_a_message_of_several_lines_becomes_one(capsys):
+    with pytest.raises(SystemExit), in_one_line("a command"):
+        raise UserError("bad\n   name")
+    assert capsys.readouterr().err == "a command: bad name\n"
