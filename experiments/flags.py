@@ -5,8 +5,13 @@ import math
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from bspec_jax import runs, toys
+from bspec_jax.data.folder import TEST_SHARE
 from bspec_jax.figures import TASK_TITLES
+
+FLOAT32 = np.finfo(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +33,12 @@ class ToyConfig(runs.RunConfig):
 
     def check(self) -> None:
         super().check()
-        runs.check_flag(self, "steps", lambda v: v >= 1, "at least 1")
+        runs.check_flag(self, "steps", lambda v: 1 <= v < 2**31, "in 1..2^31-1")
         runs.check_flag(self, "tasks", toys.TASKS.__contains__, "a task")
-        runs.check_flag(self, "negative_slope", math.isfinite, "finite")
+        check_single(self, "negative_slope")
         for name in ("learning_rate", "init_scale"):
             check_positive(self, name)
+            check_single(self, name)
 
     @property
     def tasks_list(self) -> list[str]:
@@ -53,12 +59,43 @@ class DataConfig(runs.RunConfig):
 
     data_dir: Path | None = None
     """Folder of the data: of TensorFlow Datasets, of the IDX files, or of the images
-    (DIR/train/<class>/*.png and DIR/test/<class>/*.png)."""
+    (DIR/train/<class>/*.png and DIR/test/<class>/*.png, or DIR/<class>/*.png)."""
+    test_share: float = TEST_SHARE
+    """Share of the images of each class that are for testing, in a folder of images
+    that is not split into train and test."""
+
+    def check(self) -> None:
+        super().check()
+        valid = "above 0 and below 1"
+        runs.check_flag(self, "test_share", lambda v: 0 < v < 1, valid)
+
+
+def unused_by_data(dataset: str) -> dict[str, str]:
+    """Flags of `DataConfig` that a data set does not read, as `RunConfig.unused`."""
+    family, mode = dataset.split("/")[0].lower(), f"with --dataset {dataset}"
+    unused = {} if family == "folder" else {"test_share": mode}
+    if family == "faces":
+        unused["data_dir"] = f"{mode}, which is rendered"
+    return unused
 
 
 def check_positive(config: runs.RunConfig, name: str) -> None:
     """Raises FlagError unless the flag is positive and finite."""
     runs.check_flag(config, name, lambda v: 0 < v < math.inf, "positive and finite")
+
+
+def check_single(config: runs.RunConfig, name: str) -> None:
+    """Raises FlagError unless the flag is 0 or a finite number of single precision.
+
+    Anything smaller would count as 0 in a computation, and anything larger as infinite.
+    """
+    low, high = (float(v) for v in (FLOAT32.tiny, FLOAT32.max))
+    runs.check_flag(
+        config,
+        name,
+        lambda v: v == 0 or low <= abs(v) <= high,
+        f"finite and, unless 0, of size {low:.1e}..{high:.1e} (single precision)",
+    )
 
 
 def check_not_negative(config: runs.RunConfig, name: str) -> None:

@@ -12,13 +12,21 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Float32, Key, Shaped, UInt8
 
+from bspec_jax.data.images import check_bytes
+from bspec_jax.storage.errors import ArgumentError
+
 
 def normalise(
     images: UInt8[Array, "N H W C"],
     mean: Float[Array | np.ndarray, "C"],
     std: Float[Array | np.ndarray, "C"],
 ) -> Float32[Array, "N H W C"]:
-    """(images / 255 - mean) / std, per channel."""
+    """(images / 255 - mean) / std, per channel.
+
+    Raises:
+      ArgumentError: if the images are not bytes.
+    """
+    check_bytes(images)
     mean, std = (jnp.asarray(a, jnp.float32) for a in (mean, std))
     return (images.astype(jnp.float32) / 255 - mean) / std
 
@@ -29,7 +37,11 @@ def random_crop(
     """Shifts each image independently by up to `padding` pixels in H and in W.
 
     Pixels from outside the image are zero, black before normalisation.
+
+    Raises:
+      ArgumentError: if the images are not bytes.
     """
+    check_bytes(images)
     width = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = jnp.pad(images, width)
     offsets = jax.random.randint(key, (len(images), 2), 0, 2 * padding + 1)
@@ -78,8 +90,13 @@ def random_resized_crop(
       area: range of the window's share of the image area.
       ratio: range of the window's width / height, relative to the image's.
 
+    Raises:
+      ArgumentError: if the images are not floats.
+
     Source: StarGAN-v2, Choi et al., arXiv 1912.01865.
     """
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ArgumentError(f"`images` must be floats, got {images.dtype}")
     count, height, width = images.shape[:3]
     keys = jax.random.split(key, 4)
     uniform = partial(jax.random.uniform, shape=(count,))

@@ -10,8 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
+from bspec_jax.data.identity import hash_groups
 from bspec_jax.data.images import Part, Source, make_split
-from bspec_jax.data.prepared import builder, check_prepared, damaged, quiet
+from bspec_jax.data.prepared import (
+    builder,
+    check_prepared,
+    hashes,
+    pixels,
+    quiet,
+    read_examples,
+    undecoded,
+)
 from bspec_jax.storage.errors import UserError
 
 DEFAULT = "celeb_a_hq/256"
@@ -36,7 +45,9 @@ def find(name: str, data_dir: Path | None, image_size: int | None) -> Source:
         check_prepared(name, tfds_builder, data_dir)
     path = Path(data_dir or tfds_builder.data_dir) / LABELS
     classes = _read_labels(path)
-    files = _file_names(tfds_builder)
+    with quiet():
+        source = undecoded(tfds_builder, "train")
+    files = _file_names(tfds_builder, source)
     listed = sorted((file, i) for i, file in enumerate(files) if file in classes)
     if not listed:
         example = files[0] if files else "none"
@@ -44,8 +55,6 @@ def find(name: str, data_dir: Path | None, image_size: int | None) -> Source:
     names = tuple(sorted(set(classes.values())))
     indices = np.array([i for _, i in listed])
     labels = np.array([names.index(classes[file]) for file, _ in listed], np.int32)
-    with quiet():
-        source = tfds_builder.as_data_source("train")
     held_out = np.arange(len(listed)) % TEST_EVERY == TEST_EVERY - 1
 
     def part(mask):
@@ -54,14 +63,32 @@ def find(name: str, data_dir: Path | None, image_size: int | None) -> Source:
         )
         return Part(int(mask.sum()), read, partial(np.copy, labels[mask]))
 
-    return Source(tfds_builder.name, part(~held_out), part(held_out), names)
+    unlisted = len(files) - len(listed)
+    return Source(
+        tfds_builder.name,
+        part(~held_out),
+        part(held_out),
+        names,
+        partial(_contents, tfds_builder, path),
+        {"": {f"not in {LABELS}": unlisted}} if unlisted else {},
+    )
+
+
+def _contents(tfds_builder, labels, class_names):
+    return hashes(tfds_builder) | hash_groups({LABELS: [labels]})
 
 
 def _read_labels(path: Path) -> dict[str, str]:
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [line for line in csv.reader(file) if line]
-    except OSError:
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text in UTF-8") from None
+    except csv.Error as error:
+        raise UserError(f"{path} is not a CSV file: {error}") from None
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
         raise UserError(
             f"TensorFlow Datasets has no classes for CelebA-HQ: write {path} with a "
             "line FILE,CLASS for each image, such as 00001.png,female"
@@ -72,21 +99,17 @@ def _read_labels(path: Path) -> dict[str, str]:
     return {Path(file.strip()).name: label.strip() for file, label in lines}
 
 
-def _file_names(tfds_builder) -> list[str]:
-    import tensorflow_datasets as tfds
-
-    decoders = {"image": tfds.decode.SkipDecoding()}
-    with quiet():
-        source = tfds_builder.as_data_source("train", decoders=decoders)
-        names = [source[i]["image/filename"] for i in range(len(source))]
+def _file_names(tfds_builder, source) -> list[str]:
+    examples = read_examples(tfds_builder, source, range(len(source)))
+    names = (example["image/filename"] for example in examples)
     texts = (n.decode() if isinstance(n, bytes) else str(n) for n in names)
     return [Path(name).name for name in texts]
 
 
 def _read(tfds_builder, source, positions, labels, image_size, indices: np.ndarray):
-    try:
-        with quiet():
-            images = [source[int(positions[i])]["image"] for i in indices]
-    except (OSError, RuntimeError, ValueError) as error:
-        raise damaged(tfds_builder, error) from None
+    examples = read_examples(tfds_builder, source, positions[indices])
+    images = [
+        pixels(example["image"], 3, image_size, str(example["image/filename"]))
+        for example in examples
+    ]
     return make_split(images, labels[indices], image_size)

@@ -7,11 +7,13 @@ Source: LeCun's description of MNIST's files. A file holds a big-endian magic nu
 import gzip
 import math
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from bspec_jax.data import prepared
+from bspec_jax.data.identity import hash_array
 from bspec_jax.data.images import Part, Source, make_split
 from bspec_jax.storage.errors import UserError
 
@@ -59,11 +61,29 @@ def find(name: str, data_dir: Path | None, image_size: int | None) -> Source:
             + (" and omit `data_dir`" if data_dir else "")
             + f", or `{prepared.command(name, data_dir)}`"
         )
-    parts = {split: _part(folder, *pair, image_size) for split, pair in FILES.items()}
-    return Source("fashion_mnist", parts["train"], parts["test"], CLASS_NAMES)
+    parts, arrays = {}, {}
+    for split, names in FILES.items():
+        images, labels = _read(folder, *names)
+        arrays |= zip(names, (images, labels), strict=True)
+        parts[split] = Part(
+            len(images),
+            partial(_make_split, images, labels, image_size),
+            partial(labels.astype, np.int32),
+        )
+    return Source(
+        "fashion_mnist",
+        parts["train"],
+        parts["test"],
+        CLASS_NAMES,
+        lambda _: {name: hash_array(array) for name, array in arrays.items()},
+    )
 
 
-def _part(folder, images_name, labels_name, image_size):
+def _make_split(images, labels, image_size, indices):
+    return make_split(images[indices][..., None], labels[indices], image_size)
+
+
+def _read(folder, images_name, labels_name):
     images = read_idx(_existing(folder, images_name), 3)
     path = _existing(folder, labels_name)
     labels = read_idx(path, 1)
@@ -73,13 +93,7 @@ def _part(folder, images_name, labels_name, image_size):
         )
     if labels.max(initial=0) >= len(CLASS_NAMES):
         raise UserError(f"{path} is damaged: it has label {labels.max()}, not 0 to 9")
-    return Part(
-        len(images),
-        lambda indices: make_split(
-            images[indices][..., None], labels[indices], image_size
-        ),
-        lambda: labels.astype(np.int32),
-    )
+    return images, labels
 
 
 def _path(folder: Path, name: str) -> Path | None:

@@ -1,13 +1,15 @@
 """Labelled images: decoded splits, splits decoded on demand, and their sizes."""
 
-from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int, Int32, UInt8
 from PIL import Image
 
+from bspec_jax.data.names import position
 from bspec_jax.storage.errors import ArgumentError, UserError
 
 
@@ -43,33 +45,77 @@ class Part(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A data set as stored, before any validation split."""
+    """A data set as stored, before any validation split.
+
+    contents: `(class_names) -> dict`, hashes of what is stored of these classes, by
+        file or folder; see `identity.hash_groups` for the cost.
+    left_out: by class, how many files are no examples for which reason, as in
+        `{"cat": {"hidden": 2}}`; those of no class under "".
+    """
 
     name: str
     train: Part
     test: Part
     class_names: tuple[str, ...]
+    contents: Callable[[tuple[str, ...]], dict[str, str]] = lambda class_names: {}
+    left_out: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What identifies the data, as JSON values; see `identity.check_same`.
+
+        dataset: name.
+        classes: their names.
+        train, test: number of examples of each class.
+        contents: hashes, computed at the first call.
+        """
+        return {
+            "dataset": self.name,
+            "classes": list(self.class_names),
+            "train": self.count_of(self.train).tolist(),
+            "test": self.count_of(self.test).tolist(),
+            "contents": self.contents(self.class_names),
+        }
+
+    def count(self, labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, "C"]:
+        """The number of examples of each class."""
+        return np.bincount(labels, minlength=len(self.class_names))
+
+    def count_of(self, part: Part) -> Int[np.ndarray, "C"]:
+        """The same of a part of this data set, whose labels are read once."""
+        return self.count(_read_once(part.labels))
+
+
+@lru_cache(maxsize=8)
+def _read_once(labels):
+    return labels()
 
 
 def of_classes(source: Source, names: Sequence[str]) -> Source:
     """The examples of some classes, numbered in the order of `names`.
 
+    Upper and lower case count only where class names differ in nothing else.
+
     Raises:
-      ArgumentError: if a class does not exist (case is ignored) or is named twice.
+      ArgumentError: if a class does not exist, is not the only one meant, or is named
+        twice.
     """
-    known = [name.lower() for name in source.class_names]
-    chosen = [name.lower() for name in names]
-    for name in chosen:
-        if name not in known:
+    chosen = []
+    for name in names:
+        try:
+            label = position(name, source.class_names)
+        except ValueError as error:
+            raise ArgumentError(f"`classes`: {error}") from None
+        if label is None:
             have = ", ".join(source.class_names)
             raise ArgumentError(
                 f"`classes`: {source.name} has no {name}, it has {have}"
             )
-        if chosen.count(name) > 1:
+        if label in chosen:
             raise ArgumentError(f"`classes` names {name} twice")
-    new = np.full(len(known), -1, np.int32)
-    for label, name in enumerate(chosen):
-        new[known.index(name)] = label
+        chosen.append(label)
+    new = np.full(len(source.class_names), -1, np.int32)
+    new[chosen] = np.arange(len(chosen))
 
     def part_of(part):
         labels = new[part.labels()]
@@ -82,8 +128,11 @@ def of_classes(source: Source, names: Sequence[str]) -> Source:
             truth,
         )
 
-    classes = tuple(source.class_names[known.index(name)] for name in chosen)
-    return Source(source.name, part_of(source.train), part_of(source.test), classes)
+    return source._replace(
+        train=part_of(source.train),
+        test=part_of(source.test),
+        class_names=tuple(source.class_names[label] for label in chosen),
+    )
 
 
 def _read_kept(part, kept, labels, indices):
@@ -92,6 +141,14 @@ def _read_kept(part, kept, labels, indices):
 
 def _truth_of_kept(ground_truth, kept, indices, without=()):
     return ground_truth(kept[indices], without)
+
+
+def check_bytes(images: Any) -> None:
+    """Raises ArgumentError unless images are bytes, 0..255 as stored."""
+    if images.dtype != np.uint8:
+        raise ArgumentError(
+            f"`images` must be bytes in 0..255 (uint8), got {images.dtype}"
+        )
 
 
 def make_split(
@@ -103,13 +160,16 @@ def make_split(
 
     Raises:
       UserError: if the images differ in size or channels, or there are none.
+      ArgumentError: if they are not bytes.
     """
     if len(images) == 0:
         raise UserError("the data set has a split without images")
+    for image in images:
+        check_bytes(image)
     if image_size is not None:
         images = [_fitted(image, image_size) for image in images]
     check_one_shape({image.shape for image in images})
-    return Split(np.asarray(images, np.uint8), np.asarray(labels, np.int32))
+    return Split(np.asarray(images), np.asarray(labels, np.int32))
 
 
 def check_one_shape(shapes: Collection[tuple[int, ...]]) -> None:

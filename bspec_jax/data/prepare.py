@@ -2,7 +2,7 @@
 
     python -m bspec_jax.data.prepare cifar10
 
-This alone needs TensorFlow (the extra `data`); reading a prepared data set does not.
+This alone needs TensorFlow (the extra `prepare`); reading a prepared data set does not.
 """
 
 import importlib.util
@@ -12,7 +12,9 @@ from typing import Annotated
 import tyro
 
 from bspec_jax.data import prepared
+from bspec_jax.data.names import expanded
 from bspec_jax.storage.errors import UserError, in_one_line
+from bspec_jax.storage.optional import needs
 
 
 def prepare(
@@ -33,7 +35,7 @@ def prepare(
         fails, or an archive has the wrong checksum.
     """
     data_dir, archive_dir = (
-        path and path.expanduser() for path in (data_dir, archive_dir)
+        path and expanded(path) for path in (data_dir, archive_dir)
     )
     if archive_dir is not None and not archive_dir.is_dir():
         raise UserError(f"no folder {archive_dir}: check --archive-dir")
@@ -44,8 +46,7 @@ def prepare(
             f"preparing {name} needs TensorFlow: run "
             f"`{prepared.command(name, data_dir)}`"
         )
-    import tensorflow_datasets as tfds
-
+    tfds = needs("tensorflow_datasets", extra="prepare")
     # Google's own copies of prepared data sets are in another file format.
     config = tfds.download.DownloadConfig(
         manual_dir=archive_dir, try_download_gcs=False

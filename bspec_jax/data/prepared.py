@@ -4,6 +4,7 @@ Preparing one does need TensorFlow: `python -m bspec_jax.data.prepare NAME`.
 """
 
 import difflib
+import importlib.util
 import logging
 import shlex
 from collections.abc import Iterator
@@ -13,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
-from bspec_jax.data.images import Part, Source, make_split
+from bspec_jax.data.decoding import decode, to_mode
+from bspec_jax.data.identity import hash_groups
+from bspec_jax.data.images import Part, Source, make_split, square, to_array
 from bspec_jax.storage.errors import UserError
+from bspec_jax.storage.optional import needs
 
 FILE_FORMAT = "array_record"  # readable without TensorFlow
 
@@ -24,7 +29,7 @@ def command(name: str, data_dir: Path | None) -> str:
     """The shell command that prepares a data set."""
     where = "" if data_dir is None else f" --data-dir {shlex.quote(str(data_dir))}"
     return (
-        'pip install "bspec_jax[data]" && '
+        'pip install "bspec_jax[prepare]" && '
         f"python -m bspec_jax.data.prepare {shlex.quote(name)}{where}"
     )
 
@@ -33,16 +38,16 @@ def builder(name: str, data_dir: Path | None, **options: Any) -> Any:
     """The `tfds.core.DatasetBuilder` of a data set; `options` as for `tfds.builder`.
 
     Raises:
-      UserError: if TensorFlow Datasets has no such data set, or cannot construct it.
+      UserError: if TensorFlow Datasets is not installed, has no such data set, or
+        cannot construct it.
     """
-    import tensorflow_datasets as tfds  # slow, and not needed by other sources
-
+    tfds = needs("tensorflow_datasets", extra="tfds")  # slow to import
     try:
         with quiet():
             return tfds.builder(name, data_dir=data_dir, **options)
     except tfds.core.registered.DatasetNotFoundError:
         known = tfds.list_builders(with_community_datasets=False)
-        close = difflib.get_close_matches(name, [*known, "folder"])
+        close = difflib.get_close_matches(name.lower(), [*known, "folder"])
         raise UserError(
             f"no data set is called {name}: there are cifar10, fashion_mnist, "
             "folder, and those for image classification in TensorFlow Datasets"
@@ -55,7 +60,12 @@ def builder(name: str, data_dir: Path | None, **options: Any) -> Any:
 
 
 def is_prepared(name: str, data_dir: Path | None) -> bool:
-    """Whether a data set is prepared in `data_dir`, by default tfds' own folder."""
+    """Whether a data set is prepared in `data_dir`, by default tfds' own folder.
+
+    False without TensorFlow Datasets, which reads it.
+    """
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        return False
     with quiet():
         return builder(name, data_dir).is_prepared()
 
@@ -87,7 +97,20 @@ def find(name: str, data_dir: Path | None, image_size: int | None) -> Source:
             _part(tfds_builder, split, len(names), image_size)
             for split in ("train", test)
         ]
-    return Source(tfds_builder.name, *parts, names)
+    left_out = {
+        f"in split {split}": splits[split].num_examples
+        for split in splits
+        if split not in ("train", test)
+    }
+    contents = partial(hashes, tfds_builder)
+    return Source(tfds_builder.name, *parts, names, contents, {"": left_out})
+
+
+def hashes(tfds_builder: Any, class_names: tuple[str, ...] = ()) -> dict[str, str]:
+    """The version of a prepared set, and hashes of its files of examples."""
+    folder = Path(tfds_builder.data_dir)
+    records = {path.name: [path] for path in folder.glob(f"*.{FILE_FORMAT}*")}
+    return {"version": folder.name} | hash_groups(records)
 
 
 def class_names(name: str, tfds_builder: Any) -> tuple[str, ...]:
@@ -112,41 +135,93 @@ def class_names(name: str, tfds_builder: Any) -> tuple[str, ...]:
     return tuple(map(str, label.names))
 
 
-def _part(tfds_builder, split, num_classes, image_size):
+def undecoded(tfds_builder: Any, split: str) -> Any:
+    """The examples of a split as a sequence of dicts, whose images are as stored.
+
+    Raises:
+      UserError: if they cannot be read without TensorFlow, or are damaged.
+    """
+    skip = needs("tensorflow_datasets", extra="tfds").decode.SkipDecoding()
     try:
-        source = tfds_builder.as_data_source(split)
+        return tfds_builder.as_data_source(split, decoders={"image": skip})
     except NotImplementedError:
         raise UserError(
             f"{tfds_builder.data_dir} holds {tfds_builder.info.file_format.value} "
             "files, which only TensorFlow reads: prepare it in another folder with "
             f"`{command(tfds_builder.name, Path('OTHER_DIR'))}`"
         ) from None
+    except ImportError as error:  # array_record is not there on every platform
+        raise UserError(
+            f"{error.name or error} is not installed, and reads prepared data sets: "
+            'run `pip install "bspec_jax[tfds]"`'
+        ) from None
     except (OSError, RuntimeError, ValueError) as error:
         raise damaged(tfds_builder, error) from None
+
+
+def read_examples(
+    tfds_builder: Any, source: Any, positions: range | Int[np.ndarray, " K"]
+) -> list[dict[str, Any]]:
+    """Some of the examples that `undecoded` returned.
+
+    Raises:
+      UserError: if they are damaged.
+    """
+    try:
+        with quiet():
+            return [source[int(position)] for position in positions]
+    except (OSError, RuntimeError, ValueError) as error:
+        raise damaged(tfds_builder, error) from None
+
+
+def pixels(
+    image: bytes | np.ndarray, channels: int, image_size: int | None, name: str
+) -> UInt8[np.ndarray, "H W C"]:
+    """An image as stored in an example, decoded like any other picture.
+
+    Args:
+      channels: 1 or 3.
+      image_size: side of the square, in pixels. Default: as stored.
+      name: of the example, for messages.
+
+    Raises:
+      UnreadableError: if it is damaged, or has no agreed look.
+    """
+    if not isinstance(image, bytes):  # not an encoded one, but an array
+        return make_split([image], [0], image_size).images[0]
+    picture = to_mode(decode(image, name), channels)
+    return to_array(picture if image_size is None else square(picture, image_size))
+
+
+def _part(tfds_builder, split, num_classes, image_size):
+    source = undecoded(tfds_builder, split)
+    channels = 1 if tfds_builder.info.features["image"].shape[-1] == 1 else 3
     return Part(
         len(source),
-        partial(_read, tfds_builder, split, source, num_classes, image_size),
-        partial(_labels, tfds_builder, split, num_classes),
+        partial(_read, tfds_builder, split, source, num_classes, channels, image_size),
+        partial(_labels, tfds_builder, split, source, num_classes),
     )
 
 
-def _read(tfds_builder, split, source, num_classes, image_size, indices: np.ndarray):
-    try:
-        with quiet():
-            examples = [source[int(index)] for index in indices]
-    except (OSError, RuntimeError, ValueError) as error:
-        raise damaged(tfds_builder, error) from None
-    images = [example["image"] for example in examples]
+def _read(
+    tfds_builder, split, source, num_classes, channels, image_size, indices: np.ndarray
+):
+    examples = read_examples(tfds_builder, source, indices)
+    images = [
+        pixels(
+            example["image"],
+            channels,
+            image_size,
+            f"example {index} of split {split} of {tfds_builder.name}",
+        )
+        for index, example in zip(indices, examples, strict=True)
+    ]
     labels = _checked_labels(tfds_builder, split, num_classes, examples)
     return make_split(images, labels, image_size)
 
 
-def _labels(tfds_builder, split, num_classes):
-    import tensorflow_datasets as tfds
-
-    decoders = {"image": tfds.decode.SkipDecoding()}
-    with quiet():
-        examples = list(tfds_builder.as_data_source(split, decoders=decoders))
+def _labels(tfds_builder, split, source, num_classes):
+    examples = read_examples(tfds_builder, source, range(len(source)))
     return _checked_labels(tfds_builder, split, num_classes, examples)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Int
 
 from bspec_jax.data import sources, streaming
-from bspec_jax.data.images import Part, Split, of_classes
+from bspec_jax.data.folder import TEST_SHARE
+from bspec_jax.data.images import Part, Source, Split, of_classes
 from bspec_jax.storage.errors import ArgumentError, UserError
 
 
@@ -21,6 +22,7 @@ class Selection(NamedTuple):
     test_indices: of `test`, among the test data of these classes.
     test_part: the test data of these classes, decoded on demand.
     unreadable: messages about skipped files.
+    source: the data of these classes as stored.
     """
 
     name: str
@@ -30,6 +32,28 @@ class Selection(NamedTuple):
     test_indices: np.ndarray
     test_part: Part
     unreadable: list[str]
+    source: Source | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What identifies the data of these classes; see `Source.identity`."""
+        return self.source.identity
+
+    def used(self) -> dict[str, Int[np.ndarray, " N"]]:
+        """The labels of the examples in use, by what they are used for."""
+        return {"training": self.train.labels(), "test": self.test.labels}
+
+    def unreadable_of_class(self) -> Int[np.ndarray, "C"]:
+        """The number of examples of each class that were found unreadable so far."""
+        count, source = self.source.count, self.source
+        chosen = source.test.labels()[self.test_indices]
+        return sum(
+            count(wanted) - count(used)
+            for wanted, used in (
+                (source.train.labels(), self.train.labels()),
+                (chosen, self.test.labels),
+            )
+        )
 
     def ground_truth(self, without: Collection[str] = ()) -> Any | None:
         """What the test images were rendered from; None for pictures of the world."""
@@ -66,11 +90,12 @@ def select(
     image_size: int,
     test_examples: int,
     seed: int,
+    test_share: float = TEST_SHARE,
 ) -> Selection:
     """The chosen classes of a data set, with about `test_examples` held-out images.
 
     Args:
-      dataset, data_dir, image_size: as of `sources.load`.
+      dataset, data_dir, image_size, test_share: as of `sources.load`.
       classes: by name; all without any.
       seed: of the choice of held-out images.
 
@@ -78,7 +103,7 @@ def select(
       UserError: if the data set cannot be read, or a class has no image.
       ArgumentError: if there is a single class, or a class does not exist.
     """
-    source = sources.find(dataset, data_dir, image_size)
+    source = sources.find(dataset, data_dir, image_size, test_share)
     source = of_classes(source, classes or source.class_names)
     if len(source.class_names) < 2:
         raise ArgumentError(f"{dataset} has a single class: choose another `dataset`")
@@ -101,4 +126,5 @@ def select(
         held_out,
         source.test,
         [*unreadable, *more],
+        source,
     )

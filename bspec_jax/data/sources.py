@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int, Int32, UInt8
 
 from bspec_jax.data import celeb_a_hq, faces, fashion_mnist, folder, prepared
-from bspec_jax.data.images import Source, Split, check_one_shape
+from bspec_jax.data.images import Source, Split, check_bytes, check_one_shape
+from bspec_jax.data.names import expanded, position
 from bspec_jax.storage.errors import ArgumentError
 
 # Customary per-channel statistics of CIFAR-10. The mean is that of the pixels of its
@@ -19,12 +20,16 @@ CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2023, 0.1994, 0.2010)
 
 
+MOST_VALIDATION = 5000  # validation examples by default
+
+
 class Dataset(NamedTuple):
     """A data set of images, split.
 
     train, validation, test: the splits; validation may be empty.
     class_names: by label.
     mean, std: of each channel, for pixels in 0..1, `[C]`; see `augmentation.normalise`.
+    source: the data set as stored, of which these are examples.
     """
 
     name: str
@@ -34,6 +39,24 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...]
     mean: Float64[np.ndarray, "C"]
     std: Float64[np.ndarray, "C"]
+    source: Source
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What identifies the data as stored; see `Source.identity`."""
+        return self.source.identity
+
+    def used(self) -> dict[str, Int32[np.ndarray, " N"]]:
+        """The labels of the examples in use, by what they are used for."""
+        return {
+            "training": self.train.labels,
+            "validation": self.validation.labels,
+            "test": self.test.labels,
+        }
+
+    def unreadable_of_class(self) -> Int[np.ndarray, "C"]:
+        """The number of unreadable examples of each class: none, as `load` refuses."""
+        return np.zeros(len(self.class_names), int)
 
 
 def load(
@@ -41,10 +64,11 @@ def load(
     data_dir: Path | str | None = None,
     *,
     seed: int = 0,
-    validation_examples: int = 5000,
+    validation_examples: int | None = None,
     train_examples: int | None = None,
     test_examples: int | None = None,
     image_size: int | None = None,
+    test_share: float = folder.TEST_SHARE,
 ) -> Dataset:
     """Reads a data set of images.
 
@@ -54,16 +78,20 @@ def load(
 
     Args:
       dataset: "fashion_mnist" (IDX files, or TensorFlow Datasets), "folder" (images in
-        `data_dir/train/<class>/` and `data_dir/test/<class>/`), "faces" (synthetic), or
-        any other image classification set of TensorFlow Datasets, such as "cifar10".
+        `data_dir/train/<class>/` and `data_dir/test/<class>/`, or in
+        `data_dir/<class>/`), "faces" (synthetic), or any other image classification set
+        of TensorFlow Datasets, such as "cifar10".
       data_dir: where the files are. Default: the Debian package's folder
         (Fashion-MNIST), or that of TensorFlow Datasets.
       seed: of the permutation.
-      validation_examples: number of validation examples; 0 for none.
+      validation_examples: number of validation examples; 0 for none. Default: a tenth
+        of the training images, at most 5,000, or what `train_examples` leaves.
       train_examples: number of training examples. Default: all the rest.
       test_examples: number of test examples. Default: all, in their own order.
       image_size: side of the squares that images become (the central square of each,
         bicubic). Default: as stored, and 32 for a folder.
+      test_share: share of the images of each class that are test images, for a folder
+        that is not split; see `folder.find`.
 
     Raises:
       UserError: if files are missing or damaged; the message says how to fix that.
@@ -75,7 +103,7 @@ def load(
         test_examples=test_examples,
         image_size=image_size,
     )
-    source = find(dataset, data_dir, image_size)
+    source = find(dataset, data_dir, image_size, test_share)
     chosen, held_out = _permuted(
         source.train.count, seed, validation_examples, train_examples
     )
@@ -88,7 +116,9 @@ def load(
     mean, std = channel_statistics(train.images)
     if source.name == "cifar10":
         mean, std = np.array(CIFAR10_MEAN), np.array(CIFAR10_STD)
-    return Dataset(source.name, train, validation, test, source.class_names, mean, std)
+    return Dataset(
+        source.name, train, validation, test, source.class_names, mean, std, source
+    )
 
 
 def channel_statistics(
@@ -98,7 +128,11 @@ def channel_statistics(
 
     Exact, from counts of the 256 values. A constant channel has deviation 1, so that
     one can divide by it.
+
+    Raises:
+      ArgumentError: if the images are not bytes.
     """
+    check_bytes(images)
     channels = images.shape[-1]
     counts = np.zeros((channels, 256), np.int64)
     # In blocks: bincount makes an int64 copy of its input.
@@ -116,7 +150,7 @@ def channel_statistics(
 
 
 def _check_numbers(validation_examples, **positive):
-    if validation_examples < 0:
+    if validation_examples is not None and validation_examples < 0:
         raise ArgumentError(
             f"`validation_examples` must be at least 0, got {validation_examples}"
         )
@@ -126,27 +160,41 @@ def _check_numbers(validation_examples, **positive):
 
 
 def find(
-    name: str, data_dir: Path | str | None = None, image_size: int | None = None
+    name: str,
+    data_dir: Path | str | None = None,
+    image_size: int | None = None,
+    test_share: float = folder.TEST_SHARE,
 ) -> Source:
     """A data set whose images are decoded on demand; arguments as of `load`.
 
     Raises:
       UserError: if files are missing or damaged.
+      ArgumentError: if `test_share` is not between 0 and 1.
     """
-    data_dir = Path(data_dir).expanduser() if data_dir else None
-    family = name.split("/")[0]
-    if family in READERS:
-        return READERS[family](name, data_dir, image_size)
-    return prepared.find(name, data_dir, image_size)
+    if not 0 < test_share < 1:
+        raise ArgumentError(
+            f"`test_share` must be above 0 and below 1, got {test_share}"
+        )
+    data_dir = expanded(data_dir) if data_dir else None
+    family, *rest = name.split("/")
+    families = tuple(READERS)
+    if (known := position(family, families)) is None:
+        return prepared.find(name, data_dir, image_size)
+    name = "/".join([families[known], *rest])
+    return READERS[families[known]](name, data_dir, image_size, test_share)
 
 
-# By name, or by its beginning up to a "/": `(name, data_dir, image_size) -> Source`.
-# Every other data set is one of TensorFlow Datasets.
-READERS: dict[str, Callable[[str, Path | None, int | None], Source]] = {
-    "faces": lambda name, data_dir, image_size: faces.find(image_size),
-    "folder": lambda name, data_dir, image_size: folder.find(data_dir, image_size),
-    "fashion_mnist": fashion_mnist.find,
-    "celeb_a_hq": celeb_a_hq.find,
+# By name, or by its beginning up to a "/": `(name, data_dir, image_size, test_share) ->
+# Source`. Every other data set is one of TensorFlow Datasets.
+READERS: dict[str, Callable[[str, Path | None, int | None, float], Source]] = {
+    "faces": lambda name, data_dir, size, share: faces.find(size),
+    "folder": lambda name, data_dir, size, share: folder.find(data_dir, size, share),
+    "fashion_mnist": lambda name, data_dir, size, share: fashion_mnist.find(
+        name, data_dir, size
+    ),
+    "celeb_a_hq": lambda name, data_dir, size, share: celeb_a_hq.find(
+        name, data_dir, size
+    ),
 }
 
 
@@ -162,6 +210,9 @@ def _test_indices(count, seed, test_examples):
 
 def _permuted(count, seed, validation_examples, train_examples):
     """Indices of the training and of the validation examples."""
+    if validation_examples is None:
+        left = max(count - (train_examples or 1), 0)
+        validation_examples = min(count // 10, MOST_VALIDATION, left)
     rest = count - validation_examples
     if rest < 1:
         raise ArgumentError(

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
-import grain
 import numpy as np
-from absl import flags
 from jaxtyping import Int32, UInt8
 
-from bspec_jax.data.images import Part, Split, UnreadableError
+from bspec_jax.data.images import Part, Split, UnreadableError, check_bytes
 from bspec_jax.storage.errors import UserError
+from bspec_jax.storage.optional import needs
 
 IN_MEMORY = 2**30  # bytes up to which a part is decoded as a whole
 PREFETCH = 4  # batches decoded ahead
@@ -51,8 +50,10 @@ def batches(
         threads of this process.
 
     Raises:
-      UserError: while iterating, if no example of a class can be read.
+      UserError: if Grain is not installed; while iterating, if no example of a class
+        can be read.
     """
+    grain = needs("grain", extra="generator")
     labels = part.labels()
     members = [np.flatnonzero(labels == c) for c in range(labels.max() + 1)]
     classes = [
@@ -68,6 +69,7 @@ def batches(
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=PREFETCH)
     stream = order[start:].to_iter_dataset(options)
     if workers:
+        flags = needs("absl.flags", extra="generator")
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
@@ -132,6 +134,7 @@ def in_memory(part: Part, image_bytes: int) -> tuple[Part, list[str]]:
 
 def from_split(split: Split) -> Part:
     """Examples in memory as a part."""
+    check_bytes(split.images)
 
     def read(indices: np.ndarray) -> Split:
         return Split(*(leaf[indices] for leaf in split))

@@ -1,10 +1,15 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bspec_jax.data import augmentation
+from bspec_jax.data import augmentation, sources
+from bspec_jax.data.images import Split, make_split
+from bspec_jax.data.streaming import from_split
+from bspec_jax.storage.errors import ArgumentError
 
 
 def test_normalise():
@@ -141,3 +146,35 @@ def test_floats_are_mirrored_too():
     same = (found == images).all((1, 2, 3))
     assert 5 < same.sum() < 25
     assert (found[~same] == images[~same][:, :, ::-1]).all()
+
+
+@pytest.mark.parametrize("wrong", [IMAGES / 255, IMAGES.astype(np.int32)])
+def test_pixels_that_are_not_bytes_are_refused(wrong):
+    """Whichever function takes them: it could only read them as other values."""
+    images = jnp.asarray(wrong)
+    key, labels = jax.random.key(0), np.zeros(len(wrong), np.int32)
+    message = f"`images` must be bytes in 0..255 .uint8., got {images.dtype}"
+    # Without the type checks of these tests, which users do not have.
+    normalise, random_crop, resize, statistics, part_of, split_of = map(
+        inspect.unwrap,
+        (
+            augmentation.normalise,
+            augmentation.random_crop,
+            augmentation.random_resized_crop,
+            sources.channel_statistics,
+            from_split,
+            make_split,
+        ),
+    )
+    for use in (
+        lambda: normalise(images, np.zeros(3), np.ones(3)),
+        lambda: jax.jit(normalise)(images, np.zeros(3), np.ones(3)),
+        lambda: random_crop(key, images),
+        lambda: statistics(np.asarray(images)),
+        lambda: split_of(np.asarray(images), labels, None),
+        lambda: part_of(Split(np.asarray(images), labels)),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            use()
+    with pytest.raises(ArgumentError, match="`images` must be floats, got uint8"):
+        resize(key, jnp.asarray(IMAGES))

@@ -1,9 +1,16 @@
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
+from helpers import ROOT
 from numpy.testing import assert_allclose
 
 from bspec_jax.data import faces, sources
+from bspec_jax.data.faces import source as face_source
+from bspec_jax.storage.errors import ArgumentError
 
 pytestmark = pytest.mark.slow  # compiles for minutes
 
@@ -93,3 +100,84 @@ def test_a_part_can_be_left_out(truth):
     assert blind.masks["fur"][truth.masks["eyes"]].mean() > 0.7  # else ears, whiskers
     far = ~truth.masks["eyes"] & (np.abs(blind.image - truth.image).max(-1) > 0.1)
     assert far.mean() < 0.02
+
+
+ALL_SETTINGS = {
+    "JAX_ENABLE_X64": "1",
+    "JAX_DEFAULT_PRNG_IMPL": "rbg",
+    "JAX_THREEFRY_PARTITIONABLE": "0",
+    "JAX_RANDOM_SEED_OFFSET": "7",
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_DEFAULT_MATMUL_PRECISION": "bfloat16",
+    "JAX_DEBUG_NANS": "1",
+    "JAX_DISABLE_JIT": "1",
+    "JAX_TRANSFER_GUARD": "disallow",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+}
+HASHES = """
+import hashlib
+import numpy as np
+from bspec_jax.data import faces
+for part in faces.find(16)[1:3]:
+    images = part.read(np.arange(5) * 100).images
+    print(hashlib.blake2b(images.tobytes(), digest_size=8).hexdigest())
+"""
+
+
+def test_the_faces_are_the_same_under_every_setting_of_jax():
+    """Those of version 1, whose bytes may differ on processors of another kind."""
+    found = {}
+    for name, settings in (("none", {}), ("all", ALL_SETTINGS)):
+        plain = {k: v for k, v in os.environ.items() if k not in ALL_SETTINGS}
+        done = subprocess.run(
+            [sys.executable, "-c", HASHES],
+            env=plain | settings,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        found[name] = done.stdout.split()
+    assert len(found["none"]) == 2
+    assert found["all"] == found["none"]
+
+
+def test_a_version_of_the_faces_stands_for_their_pixels():
+    """If this fails on purpose, raise `VERSION`: runs on the faces then notice."""
+    parts = faces.find(16)[1:3]
+    images = np.concatenate([part.read(np.arange(64)).images for part in parts])
+    images = images.astype(float)
+    assert face_source.VERSION == 1
+    assert_allclose(images.mean((0, 1, 2)), [111.926, 104.277, 90.614], atol=0.01)
+    assert_allclose((images**2).mean(), 12398.84, atol=1)
+    assert faces.find(16).identity["contents"] == {"version": "1"}
+
+
+def test_one_face_is_the_same_in_double_precision(x64):
+    truth = faces.ground_truth("test", [4], 16)
+    key = faces.example_key("test", 4)
+    face = jax.jit(faces.render, static_argnums=2)(key, 4 % 3, 16)
+    assert face.image.dtype == np.float32
+    assert_allclose(face.image, truth.image[0], atol=1e-5)
+    assert (face.masks["eyes"] == truth.masks["eyes"][0]).all()
+
+
+def test_parts_splits_and_examples_that_do_not_exist():
+    for arguments, message in (
+        (("test", [0], 16, ["whisker"]), "`without` must be of eyes, .*, got whisker"),
+        (("test", [0], 16, ["fur"]), "`without` must be of eyes, .*, got fur"),
+        (("val", [0], 16), "`split` must be train or test, got val"),
+        (("test", [900], 16), r"`indices` must be in 0\.\.899"),
+        (("test", [-1], 16), r"`indices` must be in 0\.\.899"),
+        (("test", [True], 16), "`indices` must be integers, at least one"),
+        (("test", [], 16), "`indices` must be integers, at least one"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            faces.ground_truth(*arguments)
+    with pytest.raises(ArgumentError, match=r"`label` must be in 0\.\.2, got 3"):
+        faces.render(faces.example_key("test", 0), 3, 16)
+    one, several = (
+        faces.ground_truth("test", [3], 16, without=name) for name in ("Eyes", ["eyes"])
+    )
+    assert (one.image == several.image).all()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, by_image
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
 
 from bspec_jax.data import celeb_a_hq, load, prepare, prepared, sources
 from bspec_jax.storage.errors import UserError
@@ -62,7 +63,7 @@ def write_cifar10(folder):
 def cifar10(tmp_path_factory):
     """CIFAR-10 of 24 images, by the real builder; its folder and what it holds."""
     if importlib.util.find_spec("tensorflow") is None:
-        pytest.skip("to prepare a set needs the extra `data`")
+        pytest.skip("to prepare a set needs the extra `prepare`")
     folder = tmp_path_factory.mktemp("cifar10")
     written = write_cifar10(folder / "archives")
     flags = ["--data-dir", folder, "--archive-dir", folder / "archives"]
@@ -94,7 +95,12 @@ def test_a_prepared_set_is_read_as_written_and_without_tensorflow(cifar10):
     assert (len(held_out), len(rest)) == (8, 7)
     assert held_out.keys().isdisjoint(rest)
     assert (held_out | rest).items() <= written["train"].items()
-    for part in sources.find("cifar10", folder)[1:3]:
+    source = sources.find("cifar10", folder)
+    contents = source.identity["contents"]
+    assert len(contents) == 3
+    assert contents["version"] == "3.0.2"
+    assert all("array_record" in name for name in contents.keys() - {"version"})
+    for part in source[1:3]:
         labels = part.labels()  # without decoding images
         assert_array_equal(labels, part.read(np.arange(part.count)).labels)
     assert "tensorflow" not in sys.modules
@@ -123,7 +129,7 @@ def test_sets_that_are_not_there(tmp_path):
         load("cifar100", tmp_path)
     assert str(error.value) == (
         f"cifar100 is not prepared in {tmp_path}/cifar100/3.0.2: run `pip install "
-        '"bspec_jax[data]" && python -m bspec_jax.data.prepare cifar100 --data-dir '
+        '"bspec_jax[prepare]" && python -m bspec_jax.data.prepare cifar100 --data-dir '
         f"{tmp_path}`"
     )
     with pytest.raises(UserError) as error:
@@ -148,19 +154,40 @@ def test_what_cannot_be_prepared(tmp_path, monkeypatch):
         prepare.prepare("cifar10", tmp_path)
 
 
-def fake_builder(splits, shape=(None, None, 3), as_data_source=None):
-    """A prepared set of tfds; `splits` are lists of (height, label)."""
+def encoded(pixels, form="PNG"):
+    """The bytes of an image file."""
+    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    file = io.BytesIO()
+    picture.save(file, form, quality=100)
+    return file.getvalue()
 
-    def images(split):
+
+class FakeSplit(list):
+    """Examples (height or image file, label)."""
+
+    num_examples = property(len)
+
+
+def fake_builder(splits, shape=(None, None, 3), as_data_source=None):
+    """A prepared set of tfds; `splits` are lists of (height or image file, label)."""
+
+    def images(split, decoders):
+        assert list(decoders) == ["image"]  # which are not decoded by tfds
         return [
-            {"image": np.full((height, 4, 3), height, np.uint8), "label": label}
-            for height, label in splits[split]
+            {"image": image_file(image), "label": label}
+            for image, label in splits[split]
         ]
+
+    def image_file(image):
+        if isinstance(image, bytes):
+            return image
+        return encoded(np.full((image, 4, 3), image, np.uint8))
 
     features = {
         "image": SimpleNamespace(shape=shape, np_dtype=np.uint8),
         "label": SimpleNamespace(shape=(), names=["a", "b"]),
     }
+    splits = {name: FakeSplit(examples) for name, examples in splits.items()}
     info = SimpleNamespace(
         features=features, splits=splits, file_format=SimpleNamespace(value="tfrecord")
     )
@@ -189,7 +216,9 @@ def test_other_prepared_sets(monkeypatch):
     assert data.test.images.shape == (2, 4, 4, 3)
     assert_allclose(data.mean, 5 / 255)
     both = fake_builder({"train": train, "validation": train, "test": [(4, 1)]})
-    assert_array_equal(load_fake(monkeypatch, both, image_size=4).test.labels, [1])
+    data = load_fake(monkeypatch, both, image_size=4)
+    assert_array_equal(data.test.labels, [1])
+    assert data.source.left_out == {"": {"in split validation": 2}}
 
     def refuses(message, *args, **kwargs):
         with pytest.raises(UserError, match=message):
@@ -209,11 +238,37 @@ def test_other_prepared_sets(monkeypatch):
     )
     refuses("a split without images", {"train": train[:1], "test": []})
 
-    def fails(split):
+    def fails(split, decoders):
         raise NotImplementedError
 
     splits = {"train": train, "test": train}
     refuses("holds tfrecord .*another folder", splits, as_data_source=fails)
+
+
+def test_images_are_decoded_like_those_of_files(monkeypatch):
+    """Whatever the mix of ways in which they are stored; shapes say RGB or grey."""
+    blocks = np.array([[200, 40, 0], [0, 0, 255], [0, 0, 0], [255, 255, 255]], np.uint8)
+    blocks = blocks.reshape(2, 2, 3).repeat(8, 0).repeat(8, 1)
+    picture = Image.fromarray(blocks)
+    stored = [
+        encoded(picture),
+        encoded(picture.convert("CMYK"), "JPEG"),
+        encoded(picture.convert("RGBA")),
+        encoded(picture.quantize(4)),
+    ]
+    train = [(image, 0) for image in stored]
+    splits = {"train": train, "test": [(encoded(picture.convert("L")), 1)]}
+    data = load_fake(monkeypatch, fake_builder(splits))
+    assert data.train.images.shape == (4, 16, 16, 3)
+    assert np.abs(data.train.images.astype(int) - blocks).max() <= 4
+    assert_array_equal(data.test.images[0, ..., 0], picture.convert("L"))
+    deep = encoded(np.arange(16, dtype=np.uint16).reshape(4, 4) * 4096)
+    splits = {"train": [(deep, 0)], "test": [(deep, 1)]}
+    data = load_fake(monkeypatch, fake_builder(splits, (None, None, 1)))
+    assert_array_equal(data.test.images[0, ..., 0].ravel(), np.arange(16) * 16)
+    broken = {"train": train, "test": [(stored[0][:60], 1)]}
+    with pytest.raises(UserError, match="example 0 of split test of fake as an image"):
+        load_fake(monkeypatch, fake_builder(broken))
 
 
 class PreparedFaces:
@@ -227,11 +282,12 @@ class PreparedFaces:
     def is_prepared(self):
         return self.prepared
 
-    def as_data_source(self, split, decoders=None):
+    def as_data_source(self, split, decoders):
         assert split == "train"
+        assert list(decoders) == ["image"]
         return [
             {
-                "image": b"" if decoders else np.full((8, 8, 3), i, np.uint8),
+                "image": encoded(np.full((8, 8, 3), i, np.uint8)),
                 "image/filename": f"data8x8/{name}".encode(),
             }
             for i, name in enumerate(self.files)

@@ -138,5 +138,5 @@ def test_some_classes_are_chosen_by_name():
     assert chosen.test.count == 2
     with pytest.raises(ArgumentError, match="set has no ten, it has One, two, six"):
         of_classes(source, ["ten", "one"])
-    with pytest.raises(ArgumentError, match="names one twice"):
+    with pytest.raises(ArgumentError, match="names One twice"):
         of_classes(source, ["one", "One"])

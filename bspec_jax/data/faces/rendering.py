@@ -12,7 +12,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from bspec_jax.data.faces.parts import KINDS, PAINTERS, PARTS, Canvas, View
+from bspec_jax.data.faces.parts import (
+    CLASSES,
+    KINDS,
+    PAINTERS,
+    PARTS,
+    Canvas,
+    View,
+)
+from bspec_jax.data.faces.pinning import pinned
+from bspec_jax.data.names import position
+from bspec_jax.storage.errors import ArgumentError
 
 AMBIENT = 0.35  # share of undirected light
 FUR_DEPTH = 0.007  # height of a strand
@@ -39,6 +49,7 @@ class Face(NamedTuple):
     masks: dict[str, Bool[Array, "*N H W"]]
 
 
+@pinned()
 def render(
     key: Key[Array, ""],
     label: Int[Array, ""] | int,
@@ -52,7 +63,13 @@ def render(
       size: side of the image, in pixels.
       without: parts to omit, any of `PARTS` except "fur"; everything else stays the
         same.
+
+    Raises:
+      ArgumentError: if there is no such part or class.
     """
+    removed = removed_parts(without)
+    _check_label(label)
+    label = jnp.asarray(label).astype(jnp.int32)
     keys = jax.random.split(key, 3 + len(PAINTERS))
     view, kind = _pose(
         keys[0], jax.tree.map(lambda table: jnp.asarray(table)[label], KINDS), size
@@ -66,7 +83,7 @@ def render(
         dict.fromkeys(PARTS, none),
     )
     for part_key, (name, paint) in zip(keys[3:], PAINTERS.items(), strict=True):
-        if name not in without:
+        if name not in removed:
             canvas = paint(_varying(part_key), view, kind, canvas)
     albedo = jnp.clip(canvas.albedo, 0, 1)
     height = canvas.height + FUR_DEPTH * view.strands * canvas.furry
@@ -77,6 +94,27 @@ def render(
     masks = {part: (seen > 0.5) & ~thin for part, seen in canvas.seen.items()}
     masks["whiskers"] = thin
     return Face(image, albedo, diffuse, specular, height, normals, masks)
+
+
+def removed_parts(without: Collection[str]) -> tuple[str, ...]:
+    """The names of the parts to omit, which may be a single one.
+
+    Raises:
+      ArgumentError: if there is no such part.
+    """
+    removable = tuple(part for part in PARTS if part != "fur")
+    removed = set()
+    for name in (without,) if isinstance(without, str) else without:
+        if (at := position(name, removable)) is None:
+            have = ", ".join(removable)
+            raise ArgumentError(f"`without` must be of {have}, got {name}")
+        removed.add(removable[at])
+    return tuple(sorted(removed))
+
+
+def _check_label(label):
+    if not isinstance(label, jax.core.Tracer) and not 0 <= label < len(CLASSES):
+        raise ArgumentError(f"`label` must be in 0..{len(CLASSES) - 1}, got {label}")
 
 
 def _varying(key):
