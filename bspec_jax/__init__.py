@@ -2,7 +2,7 @@
 
 By name here: the combinator, the measures and the gradient factors. The packages:
 
-- `adapters`, `conv`, `losses`, `trees`: what a sum of branches is made of
+- `adapters`, `inputs`, `conv`, `losses`, `trees`: what a sum of branches is made of
 - `analysis`: specialization, gradient factors and the Hessian of any sum of branches
 - `toys`, `classifier`, `generator`: the paper's three levels
 - `components`: decompositions of images, and what they are good for

@@ -16,13 +16,14 @@ every leaf, and `f(x) = R + sum_k v_k(x)`.
     f, state = net.apply(params, state, x)        # [N, ...]
 """
 
-import operator
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, SupportsIndex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 
+from bspec_jax.inputs import InputAxes, check_stacked
+from bspec_jax.numerics import check_count, widen
 from bspec_jax.trees import Tree
 
 
@@ -31,10 +32,13 @@ class Branch(NamedTuple):
 
     init: `(key, *args, **kwargs) -> (params, state)`.
     apply: `(params, state, *args, **kwargs) -> (response, new_state)`.
+    key_names: keyword arguments that are random keys (or trees of keys). A sum splits
+        them, so that every branch makes its own draws.
     """
 
     init: Callable[..., tuple[Tree, Tree]]
     apply: Callable[..., tuple[Tree, Tree]]
+    key_names: tuple[str, ...] = ()
 
 
 class BranchedNetwork(NamedTuple):
@@ -52,13 +56,28 @@ class BranchedNetwork(NamedTuple):
     apply: Callable[..., tuple[Tree, Tree]]
 
 
-def from_functions(init: Callable[..., Tree], apply: Callable[..., Tree]) -> Branch:
+def from_functions(
+    init: Callable[..., Tree] | Any,
+    apply: Callable[..., Tree] | Any,
+    *,
+    key_names: Sequence[str] = (),
+) -> Branch:
     """Makes a branch from plain functions without state; the state is `()`.
 
     Args:
       init: `(key, *args) -> params`.
       apply: `(params, *args) -> response`.
+      key_names: keyword arguments that are random keys; see `Branch`.
+
+    Raises:
+      TypeError: for what is not a function.
     """
+    for name, function in (("init", init), ("apply", apply)):
+        if not callable(function) or library_of(function) in ("flax.linen", "flax.nnx"):
+            advice = ADAPTERS[library_of(function)]
+            raise TypeError(
+                f"{name} must be a function, got {describe(function)}: use {advice}"
+            )
 
     def init_branch(key, *args, **kwargs):
         return init(key, *args, **kwargs), ()
@@ -66,14 +85,15 @@ def from_functions(init: Callable[..., Tree], apply: Callable[..., Tree]) -> Bra
     def apply_branch(params, state, *args, **kwargs):
         return apply(params, *args, **kwargs), state
 
-    return Branch(init_branch, apply_branch)
+    return Branch(init_branch, apply_branch, tuple(key_names))
 
 
 def sum_of_branches(
-    branch: Branch,
-    num_branches: SupportsIndex,
+    branch: Branch | Any,
+    num_branches: SupportsIndex | Any,
     *,
     in_axes: int | Sequence[int | None] | None = None,
+    keyword_axes: Mapping[str, int | None] | None = None,
     sequential: bool = False,
 ) -> BranchedNetwork:
     """The network f(x) = R + sum_k v_k(x) of M branches with stacked parameters.
@@ -86,7 +106,12 @@ def sum_of_branches(
       in_axes: for each positional argument of `init` and `apply` after the parameters
         and the state: None if all branches share it (the default), 0 if its leading
         axis M holds one input per branch. A single value applies to all positional
-        arguments. Keyword arguments are always shared, and may be static.
+        arguments.
+      keyword_axes: the same for keyword arguments, by name. Those not named are shared
+        and may be static, except random keys (`branch.key_names`), which are split.
+        `{"rngs": None}` gives all branches the same draws. Where `in_axes` has a 0, an
+        array that is not named here is refused if its leading axis is M, or if no
+        positional argument takes that 0: it may be meant per branch.
       sequential: run the branches one after another instead of as one batch, and
         rematerialise each in the backward pass. Values and gradients agree to rounding.
         The gradient's temporary memory is that of one branch instead of M; the forward
@@ -97,49 +122,41 @@ def sum_of_branches(
       eval_shape. Sharding the leading axis of `params` shards the branches.
 
     Raises:
-      ValueError: at once, if M < 1 or `in_axes` holds anything but 0 and None; in a
-        call, if a leaf of the parameters, the state or a per-branch argument does not
-        have the leading axis M, or the residual's structure or shape differs from the
-        sum's.
+      TypeError: if `branch` is no `Branch`; the message names the adapter to call.
+      ValueError: at once, if M < 1 or an axis is neither 0 nor None; in a call, if a
+        leaf of the parameters, the state or a per-branch argument does not have the
+        leading axis M, a keyword may be meant per branch, or the residual's structure
+        or shape differs from the sum's.
 
     Source: eq. 1 and 15. Cost: that of M branches, as one batched computation.
     """
-    num_branches = _check_num_branches(num_branches)
-    one_axis = not isinstance(in_axes, Sequence)
-    for axis in (in_axes,) if one_axis else in_axes:
-        if axis is not None and (axis != 0 or isinstance(axis, bool)):
-            raise ValueError(f"in_axes must be 0 or None for each input, got {axis!r}")
-
-    def separate(args):
-        """The per-branch arguments, and a function that fills in the shared ones."""
-        axes = (in_axes,) * len(args) if one_axis else tuple(in_axes)
-        if len(args) > len(axes):
-            raise ValueError(f"in_axes covers {len(axes)} inputs, got {len(args)}")
-        mapped = {i: arg for i, arg in enumerate(args) if axes[i] == 0}
-        for i, arg in mapped.items():
-            _check_stacked(arg, num_branches, f"input {i} (one per branch)")
-        return mapped, lambda own: [own.get(i, arg) for i, arg in enumerate(args)]
+    _check_branch(branch)
+    num_branches = check_count("num_branches", num_branches)
+    axes = InputAxes(in_axes, keyword_axes or {}, branch.key_names)
+    axes.check()
 
     def init(key, *args, **kwargs):
-        mapped, merge = separate(args)
+        own, merge = axes.separate(args, kwargs, num_branches)
 
-        def init_branch(key, inputs):
-            return branch.init(key, *merge(inputs), **kwargs)
+        def init_branch(key, own):
+            args, kwargs = merge(own)
+            return branch.init(key, *args, **kwargs)
 
-        return jax.vmap(init_branch)(jax.random.split(key, num_branches), mapped)
+        return jax.vmap(init_branch)(jax.random.split(key, num_branches), own)
 
     def prepare(params, state, args, kwargs):
         """A branch as a function of its slices, and the stacked slices."""
-        _check_stacked(params, num_branches, "params")
-        _check_stacked(state, num_branches, "state")
-        mapped, merge = separate(args)
+        check_stacked(params, num_branches, "params")
+        check_stacked(state, num_branches, "state")
+        own, merge = axes.separate(args, kwargs, num_branches)
 
-        def apply_branch(params, state, inputs):
-            return branch.apply(params, state, *merge(inputs), **kwargs)
+        def apply_branch(params, state, own):
+            args, kwargs = merge(own)
+            return branch.apply(params, state, *args, **kwargs)
 
         if sequential:
             apply_branch = jax.checkpoint(apply_branch)
-        return apply_branch, (params, state, mapped)
+        return apply_branch, (params, state, own)
 
     def responses(params, state, *args, **kwargs):
         apply_branch, slices = prepare(params, state, args, kwargs)
@@ -172,45 +189,16 @@ def _running_sum(apply_branch, slices, num_branches):
     first = jax.tree.map(lambda leaf: leaf[0], slices)
     response, _ = jax.eval_shape(lambda first: apply_branch(*first), first)
 
-    def zero(r):
-        # Short floats are summed in float32, as in XLA's reductions.
-        short = jnp.issubdtype(r.dtype, jnp.floating) and r.dtype.itemsize < 4
-        return jnp.zeros(r.shape, jnp.float32 if short else r.dtype)
-
     def step(total, branch_slices):
         # Only the branch is checkpointed: a checkpointed step would also save the
         # running sum.
         response, state = apply_branch(*branch_slices)
-        return jax.tree.map(jnp.add, total, response), state
+        return jax.tree.map(jnp.add, total, widen(response)), state
 
-    start = jax.tree.map(zero, response)
+    # Short floats are summed in float32, as in XLA's reductions.
+    start = widen(jax.tree.map(jnp.zeros_like, response))
     total, state = jax.lax.scan(step, start, slices, length=num_branches)
     return jax.tree.map(lambda t, r: t.astype(r.dtype), total, response), state
-
-
-def _check_num_branches(num_branches) -> int:
-    try:
-        if isinstance(num_branches, bool):
-            raise TypeError
-        num_branches = operator.index(num_branches)
-    except TypeError:
-        raise ValueError(
-            f"num_branches must be an integer, got {num_branches!r}"
-        ) from None
-    if num_branches < 1:
-        raise ValueError(f"num_branches must be at least 1, got {num_branches}")
-    return num_branches
-
-
-def _check_stacked(tree, num_branches, tree_name):
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        shape = jnp.shape(leaf)
-        if shape[:1] != (num_branches,):
-            name = tree_name + jax.tree_util.keystr(path)
-            raise ValueError(
-                f"{name} has shape {shape}, but its leading axis must hold the "
-                f"{num_branches} branches"
-            )
 
 
 def _check_residual(residual, total):
@@ -220,3 +208,48 @@ def _check_residual(residual, total):
         raise ValueError(
             f"the residual has shape {got}, but the sum of the branches has {expected}"
         )
+
+
+def _check_branch(branch):
+    if isinstance(branch, Branch):
+        return
+    if isinstance(branch, BranchedNetwork):
+        advice = "it is a sum already"
+    elif isinstance(branch, (list, tuple)):
+        advice = (
+            "branches share one architecture, so give one Branch, as of "
+            "from_functions(init, apply), and the number of branches"
+        )
+    else:
+        advice = f"use {ADAPTERS[library_of(branch)]}"
+    raise TypeError(f"branch must be a Branch, got {describe(branch)}: {advice}")
+
+
+# The call that makes a branch of what comes from a library, by its name, since the core
+# imports none of these.
+ADAPTERS = {
+    "flax.linen": "adapters.from_linen(module)",
+    "flax.nnx": "adapters.from_nnx(make), with make(rngs) -> module",
+    "equinox": (
+        "from_functions(init, apply), with init(key) = eqx.filter(make(key), "
+        "eqx.is_array) and apply(params, x) = eqx.combine(params, static)(x)"
+    ),
+    None: "from_functions(init, apply), with init(key) -> params and apply(params, x)",
+}
+
+
+def library_of(thing: Any) -> str | None:
+    """The key in `ADAPTERS` of a module, or of a class of modules."""
+    kind = thing if isinstance(thing, type) else type(thing)
+    for base in kind.__mro__:
+        for library in filter(None, ADAPTERS):
+            if f"{base.__module__}.".startswith(f"{library}."):
+                return library
+    return None
+
+
+def describe(thing: Any) -> str:
+    """What it is, for a message of one line."""
+    if isinstance(thing, type):
+        return f"the class {thing.__name__}"
+    return f"an instance of {type(thing).__name__}"

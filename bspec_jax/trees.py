@@ -30,18 +30,20 @@ def select_leaves(
 
     Args:
       tree: parameters.
-      patterns: shell patterns (`*`, `?`) over paths, or one pattern. The first
-        components of a path select everything below it: "Conv_0" is "Conv_0/*".
+      patterns: paths, or shell patterns (`*`, `?`, `[ab]`) over paths; one or several.
+        The first components of a path select everything below it: "Conv_0" is
+        "Conv_0/*". What is a path as it stands is no pattern, so that any name can be
+        chosen.
 
     Returns:
       The leaves by path, and `restore`, which returns `tree` with the given leaves in
-      place of its own.
+      place of its own; ValueError if there is no such leaf.
 
     Raises:
       ValueError: if a pattern matches no leaf (the message lists the paths), there is
         no pattern, or two leaves have the same path (keys that contain a `/`).
     """
-    patterns = (patterns,) if isinstance(patterns, str) else patterns
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     leaves, structure = jax.tree.flatten(tree)
     paths = leaf_paths(tree)
     if not patterns or len(set(paths)) < len(paths):
@@ -51,21 +53,30 @@ def select_leaves(
         raise ValueError(f"{problem} {', '.join(paths)}")
     selected = {}
     for pattern in patterns:
-        matching = [path for path in paths if _matches(path, pattern)]
+        matching = _matching(paths, pattern)
         if not matching:
             listing = ", ".join(paths)
             raise ValueError(f"no leaf matches {pattern!r}; the leaves are {listing}")
         selected |= {path: leaves[paths.index(path)] for path in matching}
 
     def restore(selected):
+        unknown = set(selected) - set(paths)
+        if unknown:
+            raise ValueError(
+                f"there is no leaf {min(unknown)!r}; the leaves are {', '.join(paths)}"
+            )
         pairs = zip(paths, leaves, strict=True)
         return structure.unflatten([selected.get(path, leaf) for path, leaf in pairs])
 
     return selected, restore
 
 
-def _matches(path: str, pattern: str) -> bool:
-    return fnmatchcase(path, pattern) or path.startswith(pattern.rstrip("/") + "/")
+def _matching(paths: list[str], pattern: str) -> list[str]:
+    """The path itself, or all below it, or else all that the pattern matches."""
+    if pattern in paths:
+        return [pattern]
+    below = [path for path in paths if path.startswith(pattern.rstrip("/") + "/")]
+    return below or [path for path in paths if fnmatchcase(path, pattern)]
 
 
 def ravel_branches(
@@ -77,10 +88,21 @@ def ravel_branches(
     row.
 
     Raises:
-      ValueError: for a leaf that is not of a floating type.
+      ValueError: for a leaf that is not of a floating type, leaves that differ in M,
+        and a tree without leaves.
     """
-    for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
+    params = jax.tree.map(jnp.asarray, params)
+    leaves = dict(zip(leaf_paths(params), jax.tree.leaves(params), strict=True))
+    for path, leaf in leaves.items():
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(f"{path} is {leaf.dtype}, which has no derivative")
-    _, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], params))
-    return jax.vmap(lambda branch: ravel_pytree(branch)[0])(params), jax.vmap(unravel)
+    shapes = {path: leaf.shape for path, leaf in leaves.items()}
+    if len({shape[:1] for shape in shapes.values()}) != 1 or () in shapes.values():
+        raise ValueError(
+            f"the leaves must share the leading axis M of branches, got {shapes}"
+        )
+    # Types that differ are promoted to one on purpose.
+    with jax.numpy_dtype_promotion("standard"):
+        _, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], params))
+        flat = jax.vmap(lambda branch: ravel_pytree(branch)[0])(params)
+    return flat, jax.vmap(unravel)

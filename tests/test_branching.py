@@ -263,6 +263,22 @@ def test_sequence_mode_adds_up_short_floats_as_vmap_does():
 
 
 @pytest.mark.parametrize("sequential", [False, True])
+def test_strict_promotion_of_types_and_ranks(data, sequential):
+    """Also of short floats, whose running sum is of float32."""
+    branch = from_functions(
+        lambda key: jnp.full(D, 0.5, jnp.bfloat16), lambda p, x: x.astype(p.dtype) @ p
+    )
+    net = sum_of_branches(branch, M, sequential=sequential)
+    residual = jnp.ones(N, jnp.bfloat16)
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        params, _ = net.init(jax.random.key(0))
+        f, _ = net.apply(params, (), data, residual=residual)
+    assert f.dtype == jnp.bfloat16
+    expected = 1 + M * (data.astype(jnp.bfloat16).astype(jnp.float32) * 0.5).sum(1)
+    assert_allclose(f.astype(jnp.float32), expected, rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
 def test_branches_without_parameters(data, sequential):
     branch = from_functions(lambda key: {}, lambda params, x: jnp.tanh(x))
     net = sum_of_branches(branch, M, sequential=sequential)
