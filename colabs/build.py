@@ -17,6 +17,7 @@ from PIL import Image
 FOLDER = Path(__file__).parent
 CELL_SECONDS = 300
 COLOURS = 256  # palette of the figures, so that the notebooks stay small
+WIDGET = "application/vnd.jupyter.widget-view+json"
 FRAME = re.compile(r'(?<=data:image/png;base64,)[^"]+')  # of an animation in HTML
 
 
@@ -34,7 +35,7 @@ def notebook(script):
 
 
 def run(made):
-    """Executes a notebook and returns it with its output.
+    """Executes a notebook and returns it with its output, but without its widgets.
 
     Raises:
       nbclient.exceptions.CellExecutionError: if a cell fails.
@@ -49,6 +50,8 @@ def run(made):
     client.execute()
     for cell in made.cells:
         cell.metadata.pop("execution", None)  # times, which differ between builds
+        if "outputs" in cell:  # controls need a kernel; what they draw first remains
+            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
         for output in cell.get("outputs", []):
             shrink(output.get("data", {}))
     made.metadata.pop("widgets", None)

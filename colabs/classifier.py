@@ -15,22 +15,74 @@
 # on Fashion-MNIST.
 
 # %%
-# In a checkout this finds the project; in Colab it clones and installs it.
+# Finds the project in a checkout; elsewhere, as in Colab, clones and installs it.
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = ""  # the address of your copy of the project, such as https://...
+REPOSITORY = ""  # outside a checkout: the address of your copy, such as https://...
+
+
+class StopError(Exception):
+    """Ends the run of a notebook with one line instead of a traceback."""
+
+    def _render_traceback_(self):
+        return [str(self)]
+
+
+def call(*command):
+    """Runs a command that may not ask for anything."""
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    options["env"] = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
+    try:
+        subprocess.run(command, check=True, **options)
+    except OSError as error:
+        raise StopError(f"{command[0]} did not start: {error}") from None
+    except subprocess.CalledProcessError as error:
+        raise StopError(f"{' '.join(command)} failed: {error.stderr.strip()}") from None
+
+
 parents = (Path.cwd(), *Path.cwd().parents)
 clone = Path.cwd() / "bspec_jax_checkout"
-ROOT = next((path for path in parents if (path / "colabs").is_dir()), clone)
+ROOT = next((path for path in parents if (path / "colabs/build.py").exists()), clone)
+if REPOSITORY and not ROOT.exists():
+    call("git", "clone", "-q", REPOSITORY, str(ROOT))
 if importlib.util.find_spec("bspec_jax") is None:
     if not ROOT.exists():
-        assert REPOSITORY, "set REPOSITORY, or run this in a checkout"
-        subprocess.run(["git", "clone", "-q", REPOSITORY, ROOT], check=True)
-    command = [sys.executable, "-m", "pip", "install", "-q", f"{ROOT}[colab]"]
-    subprocess.run(command, check=True)
+        raise StopError(
+            "bspec_jax is not installed, and this is not a checkout of it: set "
+            "REPOSITORY in this cell to the address of your copy and run it again, or "
+            "run `pip install git+ADDRESS`, or open the notebook in a checkout."
+        )
+    call(sys.executable, "-m", "pip", "install", "-q", f"{ROOT}[colab]")
+
+
+# %%
+RUN = ROOT / "docs" / "runs" / "classify"
+if not RUN.exists():
+    raise StopError(
+        "The network of this notebook is in docs/runs of a checkout: set REPOSITORY in "
+        "the first cell to the address of your copy and run it again, or open the "
+        "notebook in a checkout."
+    )
+
+
+# %%
+def explore(draw, **controls):
+    """A picture with controls that redraw it; the picture alone without ipywidgets."""
+    if importlib.util.find_spec("ipywidgets") is None:
+        print("This picture has controls after `pip install ipywidgets` and a restart.")
+        return draw()
+    from ipywidgets import interactive
+
+    picture = interactive(draw, **controls)
+    for control in picture.kwargs_widgets:
+        if hasattr(control, "continuous_update"):
+            control.continuous_update = False  # redraw once, when a slider is released
+    return picture
+
 
 # %%
 import dataclasses
@@ -38,12 +90,12 @@ import dataclasses
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import display
 
 from bspec_jax import classifier, figures, measure
 from bspec_jax.analysis import specialization as sp
 from bspec_jax.classifier import contributions
 
-RUN = ROOT / "docs" / "runs" / "classify"
 trained = classifier.load(RUN)
 classes = trained.spec.classes
 with np.load(RUN / "examples.npz") as examples:
@@ -70,11 +122,18 @@ for top, ax, i in zip(*axes, chosen, strict=True):
     top.set_title(classes[labels[i]])
     top.axis("off")
     rows = np.concatenate([v[:, i], f[None, i]])
-    ax.imshow(rows, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+    drawn = ax.imshow(rows, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
     ax.axhline(M - 0.5, color="black")
     ax.set_yticks(range(M + 1), [*range(M), "sum"], fontsize=7)
     ax.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=7)
+    ax.set(xlabel="class", ylabel="branch $k$")
+    ax.label_outer()
+figure.colorbar(drawn, ax=axes[1], label="response $v_k(x)$", extend="both")
 plt.show()
+
+# %% [markdown]
+# The sum is at least 1 for the true class alone, and at most -1 for the others. Few
+# branches contribute much of it, and which ones depends on the image.
 
 # %% [markdown]
 # ## Measures of specialization
@@ -86,13 +145,16 @@ plt.show()
 
 # %%
 measures = measure(v, energy=sp.region_energy(v, labels, len(classes)))
-for name in ("num_active", "num_silent", "correlation", "index", "entropy"):
-    print(f"{name:11} {float(getattr(measures, name)):.2f}")
+print(measures)
 
 # %%
-figures.branch_covariances({"covariance of the branches": sp.covariance(v)})
+figure = figures.branch_covariances({"responses after training": sp.covariance(v)})
+figure.axes[-1].set_ylabel("covariance")
+display(figure)
 
 # %% [markdown]
+# The diagonal dominates: the responses of two branches have little in common.
+#
 # ## Which branch is confident in which class?
 #
 # The confidence of branch k in the true class y is v_k(x)_y minus the mean of v_k(x)
@@ -104,17 +166,30 @@ sample = contributions.sample_of_each(labels, 20)
 figures.branch_confidence(classes, confidence[:, sample], labels[sample])
 
 # %% [markdown]
+# Most branches are confident in one or two classes, and some in none. Trousers and
+# sandals have several such branches, shirts and pullovers hardly any.
+#
 # The two branches that are most confident in a class, and the images of this class in
-# which they are most confident:
+# which they are most confident, in descending order. Choose another class:
+
 
 # %%
-LABEL = 8  # bags; try another
-best = np.argsort(-confidence[:, labels == LABEL].mean(1))[:2]
-tops = contributions.compare_most_confident(confidence, labels, best, [LABEL], 0.15)
-blocks = [top._asdict() | {"images": images[top.examples]} for top in tops]
-figures.most_confident_images(classes, blocks, 0.15)
+def most_confident(name="Bag"):
+    of_class = np.flatnonzero(labels == classes.index(name))
+    best = np.argsort(-confidence[:, of_class].mean(1))[:2]
+    rows = {}
+    for k in best:
+        order = of_class[np.argsort(-confidence[k, of_class])][:12]
+        top, last = confidence[k, order[[0, -1]]]
+        rows[f"branch {k}: {top:.2f} to {last:.2f}"] = images[order] / 127.5 - 1
+    display(figures.pictures(rows, range(1, 13)))
+
+
+explore(most_confident, name=list(classes))
 
 # %% [markdown]
+# Both branches are most confident in bags with handles; some images are in both rows.
+#
 # ## Which branches are dispensable?
 #
 # Since f is a sum, removing a branch means omitting its term. Left: the accuracy lost
@@ -124,13 +199,19 @@ figures.most_confident_images(classes, blocks, 0.15)
 # %%
 ablation = contributions.ablation(v, labels, np.asarray(sp.active_branches(v)))
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-left.bar(range(M), ablation.points_lost)
-left.set(xlabel="branch", ylabel="accuracy lost, percentage points")
-right.plot(range(1, M + 1), ablation.kept, "o-", label="sum of the first")
-right.plot(range(1, M + 1), ablation.alone_in_order, "s:", label="alone")
-right.set(xlabel="branches by response norm", ylabel="accuracy", ylim=(0, 1))
+left.bar(range(M), ablation.points_lost, color="0.4")
+left.set(xlabel="branch $k$", ylabel="accuracy lost, percentage points")
+left.set_xticks(range(M), range(M), fontsize=7)
+right.plot(ablation.kept, "o-", color="black", label="sum up to this branch")
+right.plot(ablation.alone_in_order, "s:", color="0.4", label="this branch alone")
+right.set_xticks(range(M), ablation.order, fontsize=7)
+right.set(xlabel="branch $k$, by response norm", ylabel="accuracy", ylim=(0, 1))
 right.legend()
 plt.show()
+
+# %% [markdown]
+# Left: leaving out a single branch costs little, except for branch 8. Right: no branch
+# alone is right for half of the images, and the first eight come close to all sixteen.
 
 # %% [markdown]
 # ## A smaller network

@@ -14,27 +14,71 @@
 # run as one batched computation.
 
 # %%
-# In a checkout this finds the project; in Colab it clones and installs it.
+# Finds the project in a checkout; elsewhere, as in Colab, clones and installs it.
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = ""  # the address of your copy of the project, such as https://...
+REPOSITORY = ""  # outside a checkout: the address of your copy, such as https://...
+
+
+class StopError(Exception):
+    """Ends the run of a notebook with one line instead of a traceback."""
+
+    def _render_traceback_(self):
+        return [str(self)]
+
+
+def call(*command):
+    """Runs a command that may not ask for anything."""
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    options["env"] = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
+    try:
+        subprocess.run(command, check=True, **options)
+    except OSError as error:
+        raise StopError(f"{command[0]} did not start: {error}") from None
+    except subprocess.CalledProcessError as error:
+        raise StopError(f"{' '.join(command)} failed: {error.stderr.strip()}") from None
+
+
 parents = (Path.cwd(), *Path.cwd().parents)
 clone = Path.cwd() / "bspec_jax_checkout"
-ROOT = next((path for path in parents if (path / "colabs").is_dir()), clone)
+ROOT = next((path for path in parents if (path / "colabs/build.py").exists()), clone)
+if REPOSITORY and not ROOT.exists():
+    call("git", "clone", "-q", REPOSITORY, str(ROOT))
 if importlib.util.find_spec("bspec_jax") is None:
     if not ROOT.exists():
-        assert REPOSITORY, "set REPOSITORY, or run this in a checkout"
-        subprocess.run(["git", "clone", "-q", REPOSITORY, ROOT], check=True)
-    command = [sys.executable, "-m", "pip", "install", "-q", f"{ROOT}[colab]"]
-    subprocess.run(command, check=True)
+        raise StopError(
+            "bspec_jax is not installed, and this is not a checkout of it: set "
+            "REPOSITORY in this cell to the address of your copy and run it again, or "
+            "run `pip install git+ADDRESS`, or open the notebook in a checkout."
+        )
+    call(sys.executable, "-m", "pip", "install", "-q", f"{ROOT}[colab]")
+
 
 # %%
-import equinox as eqx
+def explore(draw, **controls):
+    """A picture with controls that redraw it; the picture alone without ipywidgets."""
+    if importlib.util.find_spec("ipywidgets") is None:
+        print("This picture has controls after `pip install ipywidgets` and a restart.")
+        return draw()
+    from ipywidgets import interactive
+
+    picture = interactive(draw, **controls)
+    for control in picture.kwargs_widgets:
+        if hasattr(control, "continuous_update"):
+            control.continuous_update = False  # redraw once, when a slider is released
+    return picture
+
+
+# %%
+import functools
+
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from flax import linen as nn
@@ -74,35 +118,66 @@ np.testing.assert_allclose(f, v.sum(0), atol=1e-6)
 np.testing.assert_allclose(v[3], apply(jax.tree.map(lambda p: p[3], params), x), 1e-5)
 
 # %% [markdown]
-# What becomes of each branch when the sum is trained on a target?
+# What becomes of each branch when the sum is trained? Here the first output learns
+# sin(2 x_0), and the second x_1 x_2. The picture shows the first output along x_0, the
+# other inputs being 0. The sliders set the number of branches and the training step.
 
 # %%
-target = jnp.stack([jnp.sin(2 * x[:, 0]), x[:, 1] * x[:, 2]], 1)
-optimizer = optax.adam(1e-2)
+STEPS = 500
+points = jax.random.normal(jax.random.key(1), (256, 3))
+targets = jnp.stack([jnp.sin(2 * points[:, 0]), points[:, 1] * points[:, 2]], 1)
+line = jnp.linspace(-2, 2, 81)[:, None] * jnp.array([1.0, 0.0, 0.0])
+optimizer = optax.adam(3e-2)
+COLOURS = plt.cm.tab20([*range(0, 20, 2), *range(1, 20, 2)])  # of each branch
 
 
-@jax.jit
-def train(params):
+@functools.cache
+def train(num_branches):
+    """The network, its parameters before each step, and the losses."""
+    net = sum_of_branches(from_functions(init, apply), num_branches)
+
+    def loss(params):
+        return ((net.apply(params, (), points)[0] - targets) ** 2).mean()
+
     def step(carry, _):
         params, opt_state = carry
-
-        def loss(params):
-            return ((net.apply(params, (), x)[0] - target) ** 2).mean()
-
         value, gradient = jax.value_and_grad(loss)(params)
         updates, opt_state = optimizer.update(gradient, opt_state)
-        return (optax.apply_updates(params, updates), opt_state), value
+        return (optax.apply_updates(params, updates), opt_state), (params, value)
 
-    (params, _), losses = jax.lax.scan(
-        step, (params, optimizer.init(params)), None, 500
+    params, _ = net.init(key)
+    start = params, optimizer.init(params)
+    history, losses = jax.jit(lambda: jax.lax.scan(step, start, length=STEPS + 1)[1])()
+    return net, history, losses
+
+
+def draw(num_branches=M, step=STEPS):
+    net, history, losses = train(num_branches)
+    v, _ = net.responses(jax.tree.map(lambda leaf: leaf[step], history), (), line)
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 3.2), width_ratios=(1, 2), layout="constrained"
     )
-    return params, losses
+    left.semilogy(losses, "o-", color="0.4", markevery=[step])
+    left.set(xlabel="step", ylabel="loss", title=f"loss {losses[step]:.3f}")
+    for k, response in enumerate(v[..., 0]):
+        right.plot(line[:, 0], response, color=COLOURS[k], label=f"branch {k}")
+    right.plot(line[:, 0], v[..., 0].sum(0), "--", color="black", label="sum $f$")
+    right.plot(line[:, 0], jnp.sin(2 * line[:, 0]), ":", color="0.4", label="target")
+    right.set(xlabel="$x_0$", ylabel="first output of $v_k$", title=f"step {step}")
+    figure.legend(loc="outside right upper", fontsize=8)
+    plt.show()
 
 
-params, losses = train(params)
-print(f"loss {losses[0]:.3f} to {losses[-1]:.4f}")
-for name, value in measure(net.responses(params, state, x)[0])._asdict().items():
-    print(f"{name:24} {float(value):.3f}")
+explore(draw, num_branches=(1, 20), step=(0, STEPS))
+
+# %% [markdown]
+# Each branch bends in a place of its own, and the sum follows the target, worst at the
+# ends. Every branch is needed for that: `measure` finds none silent.
+
+# %%
+net, history, _ = train(M)
+params = jax.tree.map(lambda leaf: leaf[-1], history)
+print(measure(net.responses(params, state, points)[0]))
 
 # %% [markdown]
 # ## Flax Linen, with BatchNorm
@@ -128,7 +203,7 @@ f, new_state = linen.apply(params, state, images, train=True)
 print(f.shape, shapes(state))
 
 # %% [markdown]
-# ## Flax NNX and Equinox
+# ## Flax NNX
 
 # %%
 nnx_net = sum_of_branches(
@@ -137,33 +212,17 @@ nnx_net = sum_of_branches(
 params, state = nnx_net.init(key)
 print("NNX", nnx_net.apply(params, state, x)[0].shape)
 
-
-def make(key):
-    return eqx.nn.MLP(3, 2, 16, 1, key=key)
-
-
-_, static = eqx.partition(make(key), eqx.is_array)
-equinox_net = sum_of_branches(
-    from_functions(
-        lambda key: eqx.filter(make(key), eqx.is_array),
-        lambda params, x: jax.vmap(eqx.combine(params, static))(x),
-    ),
-    M,
-)
-params, state = equinox_net.init(key)
-print("Equinox", equinox_net.apply(params, state, x)[0].shape)
-
 # %% [markdown]
 # ## One input per branch, and a residual
 #
 # `in_axes=0` gives branch k the k-th input, and `residual` is added to the sum.
 
 # %%
-inputs = jax.random.normal(key, (M, 32, 3))
+inputs, residual = jax.random.normal(key, (M, 32, 3)), x[:, :2]
 separate = sum_of_branches(from_functions(init, apply), M, in_axes=0)
 params, state = separate.init(key)
-f, _ = separate.apply(params, state, inputs, residual=target)
-by_hand = target + sum(
+f, _ = separate.apply(params, state, inputs, residual=residual)
+by_hand = residual + sum(
     apply(jax.tree.map(lambda p, k=k: p[k], params), inputs[k]) for k in range(M)
 )
 np.testing.assert_allclose(f, by_hand, atol=1e-5)
@@ -217,3 +276,27 @@ placed = jax.device_put(params, sharding)
 f, _ = jax.jit(net.apply)(placed, state, x)
 np.testing.assert_allclose(f, net.apply(params, state, x)[0], atol=1e-6)
 print(jax.tree.leaves(placed)[0].sharding)
+
+# %% [markdown]
+# ## Equinox
+
+# %%
+if importlib.util.find_spec("equinox") is None:
+    raise StopError("This cell needs Equinox: `pip install equinox`")
+import equinox as eqx
+
+
+def make(key):
+    return eqx.nn.MLP(3, 2, 16, 1, key=key)
+
+
+_, static = eqx.partition(make(key), eqx.is_array)
+equinox_net = sum_of_branches(
+    from_functions(
+        lambda key: eqx.filter(make(key), eqx.is_array),
+        lambda params, x: jax.vmap(eqx.combine(params, static))(x),
+    ),
+    M,
+)
+params, state = equinox_net.init(key)
+print("Equinox", equinox_net.apply(params, state, x)[0].shape)

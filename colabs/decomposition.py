@@ -16,29 +16,82 @@
 # faces.
 
 # %%
-# In a checkout this finds the project; in Colab it clones and installs it.
+# Finds the project in a checkout; elsewhere, as in Colab, clones and installs it.
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = ""  # the address of your copy of the project, such as https://...
+REPOSITORY = ""  # outside a checkout: the address of your copy, such as https://...
+
+
+class StopError(Exception):
+    """Ends the run of a notebook with one line instead of a traceback."""
+
+    def _render_traceback_(self):
+        return [str(self)]
+
+
+def call(*command):
+    """Runs a command that may not ask for anything."""
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    options["env"] = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
+    try:
+        subprocess.run(command, check=True, **options)
+    except OSError as error:
+        raise StopError(f"{command[0]} did not start: {error}") from None
+    except subprocess.CalledProcessError as error:
+        raise StopError(f"{' '.join(command)} failed: {error.stderr.strip()}") from None
+
+
 parents = (Path.cwd(), *Path.cwd().parents)
 clone = Path.cwd() / "bspec_jax_checkout"
-ROOT = next((path for path in parents if (path / "colabs").is_dir()), clone)
+ROOT = next((path for path in parents if (path / "colabs/build.py").exists()), clone)
+if REPOSITORY and not ROOT.exists():
+    call("git", "clone", "-q", REPOSITORY, str(ROOT))
 if importlib.util.find_spec("bspec_jax") is None:
     if not ROOT.exists():
-        assert REPOSITORY, "set REPOSITORY, or run this in a checkout"
-        subprocess.run(["git", "clone", "-q", REPOSITORY, ROOT], check=True)
-    command = [sys.executable, "-m", "pip", "install", "-q", f"{ROOT}[colab]"]
-    subprocess.run(command, check=True)
+        raise StopError(
+            "bspec_jax is not installed, and this is not a checkout of it: set "
+            "REPOSITORY in this cell to the address of your copy and run it again, or "
+            "run `pip install git+ADDRESS`, or open the notebook in a checkout."
+        )
+    call(sys.executable, "-m", "pip", "install", "-q", f"{ROOT}[colab]")
+
 
 # %%
-import jax
-import matplotlib.pyplot as plt
-import numpy as np
+RUN = ROOT / "docs" / "runs" / "faces_diffusion"
+if not RUN.exists():
+    raise StopError(
+        "The network of this notebook is in docs/runs of a checkout: set REPOSITORY in "
+        "the first cell to the address of your copy and run it again, or open the "
+        "notebook in a checkout."
+    )
 
-from bspec_jax import generator
+
+# %%
+def explore(draw, **controls):
+    """A picture with controls that redraw it; the picture alone without ipywidgets."""
+    if importlib.util.find_spec("ipywidgets") is None:
+        print("This picture has controls after `pip install ipywidgets` and a restart.")
+        return draw()
+    from ipywidgets import interactive
+
+    picture = interactive(draw, **controls)
+    for control in picture.kwargs_widgets:
+        if hasattr(control, "continuous_update"):
+            control.continuous_update = False  # redraw once, when a slider is released
+    return picture
+
+
+# %%
+# %matplotlib inline
+import jax
+import numpy as np
+from IPython.display import display
+
+from bspec_jax import figures, generator
 from bspec_jax.components import segmentation
 from bspec_jax.components.measures import psnr
 from bspec_jax.components.recombination import perturb_components, recombine, remainder
@@ -46,24 +99,19 @@ from bspec_jax.components.segmentation import Choice
 from bspec_jax.data import faces
 from bspec_jax.generator.network import to_signed
 
-trained = generator.load(ROOT / "docs" / "runs" / "faces_diffusion")
-truth = faces.ground_truth("test", range(6), size=64)
+trained = generator.load(RUN)
+truth = faces.ground_truth("test", range(3), size=64)
 x = to_signed(np.round(255 * truth.image).astype(np.uint8))
-labels = faces.labels("test")[:6]  # cat, dog, tiger, cat, dog, tiger
+labels = faces.labels("test")[:3]  # cat, dog, tiger
+images = [f"{i}: {faces.CLASSES[label]}" for i, label in enumerate(labels)]
+branches = [f"k = {k}" for k in range(trained.spec.branches)]
 
 
-def show(rows):
-    """Draws named rows of pictures with values in -1..1."""
-    width = max(len(row) for row in rows.values())
-    size = (1.1 * width + 1.2, 1.1 * len(rows))
-    _, axes = plt.subplots(len(rows), width, figsize=size, squeeze=False)
-    for row_axes, (name, pictures) in zip(axes, rows.items(), strict=True):
-        for ax in row_axes:
-            ax.axis("off")
-        for ax, picture in zip(row_axes, pictures, strict=False):
-            ax.imshow(np.clip((np.asarray(picture) + 1) / 2, 0, 1))
-        row_axes[0].text(-5, 32, name, ha="right", va="center")
-    plt.show()
+def pictures(rows, columns):
+    """Named rows of pictures with values in -1..1."""
+    figure = figures.pictures(rows, columns)
+    figure.set_dpi(140)
+    return figure
 
 
 # %% [markdown]
@@ -75,37 +123,71 @@ def show(rows):
 transfers = generator.to_all_classes(trained.model, trained.params, x, 3)
 rows = {"image": x}
 rows |= {f"as {name}": y for name, y in zip(faces.CLASSES, transfers, strict=True)}
-show(rows)
+pictures(rows, images)
+
+# %% [markdown]
+# Along a row, ears, coat and colour of the eyes are those of the target class; along a
+# column, background and position are those of the image.
 
 # %% [markdown]
 # ## Decomposition of a reconstruction
 #
 # With its own class as the target, the generator reconstructs an image. Below are the
-# image x, its reconstruction f and the residual R; the components v_k; and the parts
-# phi_k of the image that the branches read. Components and parts are stretched to full
-# contrast, since most are faint.
+# image x, its reconstruction f and the residual R.
 
 # %%
 own = generator.decompose(trained.model, trained.params, x, labels)
 np.testing.assert_allclose(own.image, own.residual + own.components.sum(0), atol=1e-4)
 
-
-def stretched(pictures):
-    """Scales each picture to -1..1."""
-    low, high = (f(pictures, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
-    return 2 * (pictures - low) / (high - low) - 1
-
-
-show(
-    {
-        "x, f, R": [x[2], own.image[2], own.residual[2]],
-        "$v_k$": stretched(own.components[:, 2]),
-        r"$\varphi_k$": stretched(own.inputs[:, 2]),
-    }
-)
 print("PSNR of the reconstructions:", psnr(x, own.image).round(1), "dB")
+pictures({"image x": x, "f": own.image, "R": own.residual}, images)
 
 # %% [markdown]
+# R is a blurred image, to which the branches add outlines and texture.
+#
+# Below are the components v_k of image 2 and the parts phi_k of the image that the
+# branches read. Each picture is scaled to full contrast, since most are faint; grey is
+# 0.
+
+
+# %%
+def stretched(pictures):
+    """Scales each picture to fill -1..1."""
+    return pictures / np.abs(pictures).max((1, 2, 3), keepdims=True)
+
+
+rows = {"vₖ": stretched(own.components[:, 2]), "φₖ": stretched(own.inputs[:, 2])}
+pictures(rows, branches)
+
+# %% [markdown]
+# Component 7 draws the stripes, and most others paint areas in one colour. The parts
+# run from fine detail (k = 0) to coarse shapes (k = 8).
+#
+# ## The magnitude of each component
+#
+# A slider for the gain of each component, and the number of the image. First row: the
+# components times their gains. Second row: R plus all of these components up to here.
+
+
+# %%
+def build_up(image=2, **gains):
+    gains = np.array([gains.get(f"gain_{k}", 1.0) for k in range(len(branches))])
+    scaled = gains[:, None, None, None] * own.components[:, image]
+    sums = own.residual[image] + np.cumsum(scaled, 0)
+    rows = {"gain · vₖ": scaled, "sum up to k": sums}
+    display(pictures(rows, branches))
+
+
+explore(
+    build_up,
+    image=(0, len(x) - 1),
+    **{f"gain_{k}": (0.0, 2.0, 0.1) for k in range(len(branches))},
+)
+
+# %% [markdown]
+# The sum is dark up to component 5. Component 6 brings light, and component 7 the
+# stripes. The last picture is f.
+#
 # ## Changing the gain of one component
 #
 # Component 4 removed, halved, unchanged and amplified (Figure 13). A gain of 1 gives
@@ -121,11 +203,15 @@ def gains_with(component, gain):
 
 
 sweep = {
-    f"{gain:g} $v_4$": recombine(own.residual, own.components, gains_with(4, gain))
+    f"gain {gain:g}": recombine(own.residual, own.components, gains_with(4, gain))
     for gain in (0.0, 0.5, 1.0, 1.5)
 }
-show(sweep)
-np.testing.assert_allclose(sweep["1 $v_4$"], own.image, atol=1e-4)
+np.testing.assert_allclose(sweep["gain 1"], own.image, atol=1e-4)
+pictures(sweep, images)
+
+# %% [markdown]
+# Component 4 moves blue from the background into the face: without it, backgrounds are
+# bluer and the dog is more orange.
 
 # %% [markdown]
 # ## Editing the eyes alone
@@ -140,19 +226,20 @@ masks = segmentation.segment(own.inputs, Choice((3, 8), (6, 8), dark=True, level
 overlaid = np.where(masks[..., None], np.array([1.0, -0.7, -0.7]), x)
 rest, gains = remainder(x, own.inputs), gains_with(0, 3.0)
 edited = recombine(rest, own.inputs, gains, masks)
-show(
-    {
-        "masks": overlaid,
-        "everywhere": recombine(rest, own.inputs, gains),
-        "in the eyes": edited,
-    }
-)
 changed = np.abs(edited - x).mean(-1)
 inside, outside = changed[masks].mean(), changed[~masks].mean()
 print(f"mean change in the masks: {inside:.2f}, elsewhere: {outside:.2f} (of -1..1)")
 print("IoU with the true eyes:", segmentation.iou(masks, truth.masks["eyes"]).round(2))
+rows = {
+    "masks": overlaid,
+    "everywhere": recombine(rest, own.inputs, gains),
+    "in the eyes": edited,
+}
+pictures(rows, images)
 
 # %% [markdown]
+# Everywhere, the gain sharpens the coat as well. With the masks only the eyes change.
+#
 # ## Random gains
 #
 # Random gains of all components, which can augment a data set.
@@ -160,9 +247,11 @@ print("IoU with the true eyes:", segmentation.iou(masks, truth.masks["eyes"]).ro
 # %%
 rest = remainder(x, own.components)
 keys = jax.random.split(jax.random.key(0), 3)
-show(
-    {
-        f"draw {i}": perturb_components(key, rest, own.components, 0.1)
-        for i, key in enumerate(keys)
-    }
-)
+rows = {
+    f"draw {i}": perturb_components(key, rest, own.components, 0.1)
+    for i, key in enumerate(keys)
+}
+pictures(rows, images)
+
+# %% [markdown]
+# Colours vary, most of all the background's, while outlines stay.

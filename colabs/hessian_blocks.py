@@ -16,22 +16,49 @@
 # 5.2).
 
 # %%
-# In a checkout this finds the project; in Colab it clones and installs it.
+# Finds the project in a checkout; elsewhere, as in Colab, clones and installs it.
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = ""  # the address of your copy of the project, such as https://...
+REPOSITORY = ""  # outside a checkout: the address of your copy, such as https://...
+
+
+class StopError(Exception):
+    """Ends the run of a notebook with one line instead of a traceback."""
+
+    def _render_traceback_(self):
+        return [str(self)]
+
+
+def call(*command):
+    """Runs a command that may not ask for anything."""
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    options["env"] = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
+    try:
+        subprocess.run(command, check=True, **options)
+    except OSError as error:
+        raise StopError(f"{command[0]} did not start: {error}") from None
+    except subprocess.CalledProcessError as error:
+        raise StopError(f"{' '.join(command)} failed: {error.stderr.strip()}") from None
+
+
 parents = (Path.cwd(), *Path.cwd().parents)
 clone = Path.cwd() / "bspec_jax_checkout"
-ROOT = next((path for path in parents if (path / "colabs").is_dir()), clone)
+ROOT = next((path for path in parents if (path / "colabs/build.py").exists()), clone)
+if REPOSITORY and not ROOT.exists():
+    call("git", "clone", "-q", REPOSITORY, str(ROOT))
 if importlib.util.find_spec("bspec_jax") is None:
     if not ROOT.exists():
-        assert REPOSITORY, "set REPOSITORY, or run this in a checkout"
-        subprocess.run(["git", "clone", "-q", REPOSITORY, ROOT], check=True)
-    command = [sys.executable, "-m", "pip", "install", "-q", f"{ROOT}[colab]"]
-    subprocess.run(command, check=True)
+        raise StopError(
+            "bspec_jax is not installed, and this is not a checkout of it: set "
+            "REPOSITORY in this cell to the address of your copy and run it again, or "
+            "run `pip install git+ADDRESS`, or open the notebook in a checkout."
+        )
+    call(sys.executable, "-m", "pip", "install", "-q", f"{ROOT}[colab]")
+
 
 # %%
 import jax
@@ -115,6 +142,7 @@ def train(params):
 trained = train(start)
 scale = gradients.distributive_scale(respond, start, x)
 scale_f = gradients.collaborative_scale(collaborative)
+print("share below      0.001  0.01   0.1")
 for name, params in (("start", start), ("trained", trained)):
     f, _ = net.apply(params, state, x)
     factor = collaborative_factor(lambda f: loss(f, y).sum(), f)
@@ -123,7 +151,7 @@ for name, params in (("start", start), ("trained", trained)):
         ("distributive", gradients.distributive_shares(respond, params, x, scale)),
         ("collaborative", gradients.collaborative_shares(factor, scale_f)),
     ):
-        print(f"  {factor_name:13}", *(f"{share:.2f}" for share in shares.tolist()))
+        print(f"  {factor_name:14}", *(f"{share:5.2f}" for share in shares.tolist()))
 
 # %% [markdown]
 # Here it is the collaborative factor: the network fits its points, and dL/df vanishes
@@ -132,29 +160,39 @@ for name, params in (("start", start), ("trained", trained)):
 #
 # ## The Hessian, block by block
 #
-# `hessian.blocks` computes the exact Hessian, `[M, P, M, P]`. The titles show the ratio
-# of off-diagonal to diagonal blocks, and the expected ratio if the same parameters were
-# grouped at random.
+# `hessian.blocks` computes the exact Hessian, `[M, P, M, P]`. Lines separate the blocks
+# of different branches. The titles show the ratio of off-diagonal to diagonal blocks,
+# and the expected ratio if the same parameters were grouped at random.
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(8, 3.6))
+figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
 for ax, (name, params) in zip(
     axes, (("start", start), ("trained", trained)), strict=True
 ):
     h = hessian.blocks(objective, params).full()
-    size = h.shape[0] * h.shape[1]
     ratio = hessian_measures.offdiagonal_ratio(hessian_measures.block_norms(h))
     control = hessian_measures.expected_control_ratio(h)
     limit = np.quantile(np.abs(h), 0.99)
-    matrix = np.asarray(h).reshape(size, size)
-    ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    ax.set_title(f"{name}: ratio {ratio:.2f}, random groups {control:.2f}")
-    ax.axis("off")
+    matrix = np.asarray(h).reshape(M * h.shape[1], -1)
+    image = ax.imshow(
+        matrix,
+        cmap="RdBu_r",
+        vmin=-limit,
+        vmax=limit,
+        extent=(-0.5, M - 0.5, M - 0.5, -0.5),
+    )
+    for edge in np.arange(M - 1) + 0.5:
+        ax.axhline(edge, color="0.6", lw=0.5)
+        ax.axvline(edge, color="0.6", lw=0.5)
+    ax.set(xlabel="branch $l$", ylabel="branch $k$", xticks=range(M), yticks=range(M))
+    ax.set_title(f"{name}: ratio {ratio:.2f}, random groups {control:.2f}", fontsize=10)
+    figure.colorbar(image, ax=ax, label="second derivative of the loss")
 plt.show()
 
 # %% [markdown]
-# Training does not make this Hessian block diagonal: the ratio grows to that of random
-# groups.
+# At the start, the blocks on the diagonal hold lines of large entries that the others
+# lack. After training, blocks of two branches look like those of one: this Hessian has
+# not become block diagonal, and its ratio has grown to that of random groups.
 #
 # `jax.hessian` gives the same result with M times as many products:
 

@@ -13,28 +13,72 @@
 # fitted to four points by gradient descent. Which branch ends up fitting which point,
 # and how many fit none?
 #
-# Cells with sliders update within seconds.
+# Two of the pictures have sliders, which take effect when released. Branches are
+# numbered from 0, and branch k has the same colour everywhere.
 
 # %%
-# In a checkout this finds the project; in Colab it clones and installs it.
+# Finds the project in a checkout; elsewhere, as in Colab, clones and installs it.
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = ""  # the address of your copy of the project, such as https://...
+REPOSITORY = ""  # outside a checkout: the address of your copy, such as https://...
+
+
+class StopError(Exception):
+    """Ends the run of a notebook with one line instead of a traceback."""
+
+    def _render_traceback_(self):
+        return [str(self)]
+
+
+def call(*command):
+    """Runs a command that may not ask for anything."""
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    options["env"] = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
+    try:
+        subprocess.run(command, check=True, **options)
+    except OSError as error:
+        raise StopError(f"{command[0]} did not start: {error}") from None
+    except subprocess.CalledProcessError as error:
+        raise StopError(f"{' '.join(command)} failed: {error.stderr.strip()}") from None
+
+
 parents = (Path.cwd(), *Path.cwd().parents)
 clone = Path.cwd() / "bspec_jax_checkout"
-ROOT = next((path for path in parents if (path / "colabs").is_dir()), clone)
+ROOT = next((path for path in parents if (path / "colabs/build.py").exists()), clone)
+if REPOSITORY and not ROOT.exists():
+    call("git", "clone", "-q", REPOSITORY, str(ROOT))
 if importlib.util.find_spec("bspec_jax") is None:
     if not ROOT.exists():
-        assert REPOSITORY, "set REPOSITORY, or run this in a checkout"
-        subprocess.run(["git", "clone", "-q", REPOSITORY, ROOT], check=True)
-    command = [sys.executable, "-m", "pip", "install", "-q", f"{ROOT}[colab]"]
-    subprocess.run(command, check=True)
+        raise StopError(
+            "bspec_jax is not installed, and this is not a checkout of it: set "
+            "REPOSITORY in this cell to the address of your copy and run it again, or "
+            "run `pip install git+ADDRESS`, or open the notebook in a checkout."
+        )
+    call(sys.executable, "-m", "pip", "install", "-q", f"{ROOT}[colab]")
+
 
 # %%
-import ipywidgets as widgets
+def explore(draw, **controls):
+    """A picture with controls that redraw it; the picture alone without ipywidgets."""
+    if importlib.util.find_spec("ipywidgets") is None:
+        print("This picture has controls after `pip install ipywidgets` and a restart.")
+        return draw()
+    from ipywidgets import interactive
+
+    picture = interactive(draw, **controls)
+    for control in picture.kwargs_widgets:
+        if hasattr(control, "continuous_update"):
+            control.continuous_update = False  # redraw once, when a slider is released
+    return picture
+
+
+# %%
+import functools
+
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
@@ -44,45 +88,37 @@ from matplotlib.animation import FuncAnimation
 from bspec_jax import active_branches, toys
 from bspec_jax.toys import measures, sweeps
 
-START = {
-    "task": "toy2",
-    "num_branches": 8,
-    "learning_rate": 0.02,
-    "negative_slope": 0.01,
-    "init": "normal",
-    "init_scale": 1.0,
+CONTROLS = {
+    "task": list(toys.TASKS),
+    "num_branches": (1, 40),
+    "learning_rate": [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2],
+    "negative_slope": (0.0, 0.5, 0.01),
+    "init": ["normal", "uniform"],
+    "init_scale": (0.1, 3.0, 0.1),
 }
-
-
-def slider(name, low, high, step=None, kind=widgets.FloatSlider):
-    """A slider that takes effect when the mouse button is released."""
-    options = {} if step is None else {"step": step}
-    return kind(START[name], min=low, max=high, continuous_update=False, **options)
-
-
-def controls():
-    return {
-        "task": widgets.Dropdown(options=list(toys.TASKS), value=START["task"]),
-        "num_branches": slider("num_branches", 1, 40, kind=widgets.IntSlider),
-        "learning_rate": slider("learning_rate", -3, -0.5, kind=widgets.FloatLogSlider),
-        "negative_slope": slider("negative_slope", 0, 0.5, 0.01),
-        "init": ["normal", "uniform"],
-        "init_scale": slider("init_scale", 0.1, 3, 0.1),
-    }
-
+GREYS = (14, 15)  # of tab20; grey is for silent branches
+HUES = [plt.cm.tab20(i) for i in (*range(0, 20, 2), *range(1, 20, 2)) if i not in GREYS]
+STYLES = [{"color": hue, "ls": ls} for ls in ("-", "-.", ":") for hue in HUES]
 
 # %% [markdown]
 # ## One training run, step by step
 #
-# Lines are branches, the dashed black line is their sum, and the dots are the targets.
-# Grey branches are silent at the end: the norm of their responses is below 10 % of the
-# largest.
+# Each line joins the responses of one branch to the four points. Silent branches, whose
+# response norm at the end is below 10 % of the largest, are grey.
 
 # %%
 EVERY = 20  # steps between recorded frames
 
 
-def train(task, num_branches, learning_rate, negative_slope, init, init_scale, seed):
+def train(
+    task="toy2",
+    num_branches=8,
+    learning_rate=0.02,
+    negative_slope=0.01,
+    init="normal",
+    init_scale=1.0,
+    seed=4,
+):
     """The task's points, and the responses to them during training, `[S, M, N]`."""
     x, y = (np.array(values) for values in toys.TASKS[task])
     network = toys.toy_network(
@@ -97,22 +133,29 @@ def train(task, num_branches, learning_rate, negative_slope, init, init_scale, s
 
 def draw(ax, x, y, responses, frame):
     active = np.asarray(active_branches(responses[-1]))
-    for k in np.argsort(active, kind="stable"):  # active branches on top
-        ax.plot(x, responses[frame, k], color="C0" if active[k] else "0.8")
-    ax.plot(x, responses[frame].sum(0), "--", color="black")
-    ax.plot(x, y, "o", color="black")
-    ax.set(xlabel="x", ylim=(-0.6, 1.6))
-    ax.set_title(f"step {EVERY * frame}; {active.sum()} active at the end", fontsize=9)
+    ax.plot(x, responses[frame, ~active].T, ".-", color="0.8")
+    for k in np.flatnonzero(active):
+        ax.plot(x, responses[frame, k], marker=".", label=f"branch {k}", **STYLES[k])
+    ax.plot([], [], ".-", color="0.8", label=f"{(~active).sum()} silent")
+    ax.plot(x, responses[frame].sum(0), "--", color="black", label="sum $f$")
+    ax.plot(x, y, "o", color="black", label="targets")
+    ax.set(xlabel="$x$", ylabel="response $v_k(x)$", ylim=(-0.6, 1.6))
+    ax.set_title(f"step {EVERY * frame}", fontsize=9)
 
 
+@functools.wraps(train)  # the same arguments, with the same defaults
 def animate(**settings):
     x, y, responses = train(**settings)
+    if not np.isfinite(responses).all():
+        print("This run diverges: try a smaller learning rate.")
+        return
     frames = np.unique(np.geomspace(1, len(responses), 25).astype(int) - 1)
-    figure, ax = plt.subplots(figsize=(5, 3.2), dpi=80, layout="constrained")
+    figure, ax = plt.subplots(figsize=(6.2, 3.2), dpi=80, layout="constrained")
 
     def show(frame):
         ax.clear()
         draw(ax, x, y, responses, frame)
+        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
     animation = FuncAnimation(figure, show, frames=frames, interval=200)
     player = HTML(animation.to_jshtml(default_mode="once"))
@@ -120,21 +163,24 @@ def animate(**settings):
     display(player)
 
 
-widgets.interactive(
-    animate, **controls(), seed=widgets.IntSlider(4, continuous_update=False)
-)
+explore(animate, **CONTROLS, seed=(0, 100))
 
 # %% [markdown]
 # Four of the frames, for reading without running:
 
 # %%
-x, y, responses = train(**START, seed=4)
-_, axes = plt.subplots(1, 4, figsize=(11, 2.6), sharey=True)
+x, y, responses = train()
+figure, axes = plt.subplots(1, 4, figsize=(11, 2.6), sharey=True, layout="constrained")
 for ax, frame in zip(axes, (0, 5, 25, 200), strict=True):
     draw(ax, x, y, responses, frame)
+    ax.label_outer()
+figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8)
 plt.show()
 
 # %% [markdown]
+# Branch 4 takes over the point at -1, and branch 5 the other three. Branch 2 adds a
+# little at -1; the other branches fall silent.
+#
 # ## Many training runs
 #
 # Trains 1000 networks in one compiled computation. How often does training succeed (the
@@ -142,41 +188,64 @@ plt.show()
 
 
 # %%
-def train_many(init, trials, **values):
-    table = sweeps.settings(**values, trial=range(trials))
+def train_many(
+    task="toy2",
+    num_branches=8,
+    learning_rate=0.02,
+    negative_slope=0.01,
+    init="normal",
+    init_scale=1.0,
+):
+    table = sweeps.settings(
+        task=task,
+        num_branches=num_branches,
+        learning_rate=learning_rate,
+        negative_slope=negative_slope,
+        init_scale=init_scale,
+        trial=range(1000),
+    )
     trained = sweeps.train(sweeps.init_trials(jax.random.key(0), table, init=init))
     rates = measures.success_rates(trained, (1,))
-    counts = measures.measure_trials(trained).num_active
-    low, high = rates["success_interval"][0]
+    counts = measures.measure_trials(trained).num_active[~trained.diverged]
+    (rate,), ((low, high),) = rates["success_rate"], rates["success_interval"]
     _, ax = plt.subplots(figsize=(5, 2.6))
-    ax.hist(counts, np.arange(trained.w.shape[0] + 2) - 0.5, rwidth=0.85)
-    m = values["num_branches"]
-    ax.set(xlabel=f"active branches of {m}", ylabel="networks", xlim=(-0.5, m + 0.5))
-    rate = rates["success_rate"][0]
-    ax.set_title(f"success rate {rate:.2f} (95 %: {low:.2f} to {high:.2f})")
+    ax.hist(counts, np.arange(num_branches + 2) - 0.5, rwidth=0.85, color="0.4")
+    ax.set(xlabel=f"active branches of {num_branches}", ylabel="networks")
+    title = f"success rate {rate:.2f} (95 %: {low:.2f} to {high:.2f})"
+    if trained.diverged.any():
+        title += f"; {trained.diverged.sum()} diverged"
+    ax.set_title(title, fontsize=9)
     plt.show()
 
 
-widgets.interactive(train_many, **controls(), trials=widgets.fixed(1000))
+explore(train_many, **CONTROLS)
 
 # %% [markdown]
+# Nearly all networks succeed, mostly with two to four active branches.
+#
 # ## Varying M
 #
 # How do success and the number of active branches depend on M (Figures 3 and 4)?
 
 # %%
 branches = [2, 3, 5, 8, 12, 20, 30]
-figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
-for task in toys.TASKS:
+figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
+for task, style in zip(toys.TASKS, ("o-", "s--"), strict=True):
     table = sweeps.settings(
         task=task, num_branches=branches, learning_rate=0.02, trial=range(300)
     )
     trained = sweeps.train(sweeps.init_trials(jax.random.key(0), table))
     rates = measures.success_rates(trained, (len(branches),))
     means = measures.measure_means(trained, (len(branches),))
-    left.plot(branches, rates["success_rate"], "o-", label=task)
-    right.plot(branches, means["num_active"]["mean"], "o-", label=task)
-left.set(xlabel="M", ylabel="success rate")
-right.set(xlabel="M", ylabel="active branches", ylim=(0, None))
+    active = means["num_active"]["mean"]
+    left.plot(branches, rates["success_rate"], style, color="black", label=task)
+    right.plot(branches, active, style, color="black", label=task)
+left.set(xlabel="branches M", ylabel="success rate", ylim=(0, 1.05))
+right.set(xlabel="branches M", ylabel="active branches, mean", ylim=(0, None))
 left.legend()
+right.legend()
 plt.show()
+
+# %% [markdown]
+# Left: with more branches, training succeeds more often. Right: only a few branches
+# stay active, however many there are.

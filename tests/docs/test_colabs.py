@@ -1,5 +1,3 @@
-import importlib.util
-import subprocess
 import sys
 
 import nbformat
@@ -37,10 +35,56 @@ def test_a_notebook_is_what_its_script_makes(name):
     assert any(cell.outputs for cell in code)
 
 
+# Runs in a kernel before a notebook: every figure that it shows is also described.
+DESCRIBE = """
+def _describe(figure):
+    import matplotlib as mpl
+
+    def style(line):
+        return [mpl.colors.to_hex(line.get_color()), line.get_linestyle()]
+
+    def describe_axes(ax):
+        spec = ax.get_subplotspec()
+        maps = [image for image in ax.images if image.get_array().ndim == 2]
+        lines = [(line.get_label(), style(line)) for line in ax.lines]
+        return {
+            "colorbar": ax.get_label() == "<colorbar>",
+            "shown": ax.axison,
+            "top": spec is not None and spec.is_first_row(),
+            "left": spec is not None and spec.is_first_col(),
+            "bottom": spec is not None and spec.is_last_row(),
+            "title": ax.get_title(),
+            "labels": [ax.get_xlabel(), ax.get_ylabel()],
+            "colour maps": any(image.get_cmap().name != "gray" for image in maps),
+            "lines": [look for _, look in lines],
+            "named": {name: look for name, look in lines if not name.startswith("_")},
+        }
+
+    boxes = [*figure.legends, *(ax.legend_ for ax in figure.axes if ax.legend_)]
+    return {
+        "axes": [describe_axes(ax) for ax in figure.axes],
+        "legend": [text.get_text() for box in boxes for text in box.get_texts()],
+    }
+
+import matplotlib.figure
+matplotlib.figure.Figure._repr_json_ = _describe
+"""
+
+
+def executed(name):
+    """The notebook after a run, and the description of every figure."""
+    made = build.notebook(ROOT / "colabs" / f"{name}.py")
+    made.cells.insert(0, nbformat.v4.new_code_cell(DESCRIBE))
+    del build.run(made).cells[0]
+    outputs = [output for cell in made.cells for output in cell.get("outputs", [])]
+    found = [output.get("data", {}).get("application/json") for output in outputs]
+    return made, [figure for figure in found if figure]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_runs_with_outputs_of_the_kinds_that_are_kept(name):
-    made = build.run(build.notebook(ROOT / "colabs" / f"{name}.py"))
+def test_a_notebook_runs_and_its_figures_can_be_read(name):
+    made, figures = executed(name)
 
     def kinds(notebook):
         return [
@@ -49,6 +93,71 @@ def test_a_notebook_runs_with_outputs_of_the_kinds_that_are_kept(name):
         ]
 
     assert kinds(made) == kinds(kept(name))
+    assert figures
+    for figure in figures:
+        check_axes(figure)
+        check_lines(figure)
+        check_columns(figure["axes"])
+    check_branches(figures)
+
+
+def check_axes(figure):
+    """The outer ones have labels, and colours that stand for numbers have a bar."""
+    bars = [ax for ax in figure["axes"] if ax["colorbar"]]
+    assert all(ax["labels"][1] for ax in bars)
+    for ax in figure["axes"]:
+        if ax["colour maps"] and not ax["colorbar"]:
+            assert bars
+            assert ax["shown"]
+        if ax["shown"] and not ax["colorbar"]:
+            x, y = ax["labels"]
+            assert x or not ax["bottom"]
+            assert y or not ax["left"]
+
+
+def check_lines(figure):
+    """If there are several in a panel, all are named in a legend by their style."""
+    for ax in figure["axes"]:
+        if len(ax["lines"]) > 1 and not ax["colour maps"]:
+            assert all(style in ax["named"].values() for style in ax["lines"])
+            assert set(ax["named"]) <= set(figure["legend"])
+
+
+def check_columns(axes):
+    """Those of a grid of pictures are headed, each by a name of its own."""
+    top = [ax["title"] for ax in axes if ax["top"] and not ax["shown"]]
+    assert all(top)
+    assert len(set(top)) == len(top)
+
+
+def check_branches(figures):
+    """A branch looks the same in all figures, and no two look alike."""
+    named = [ax["named"].items() for figure in figures for ax in figure["axes"]]
+    looks = {(name, tuple(style)) for pairs in named for name, style in pairs}
+    branches = [(name, look) for name, look in looks if name.startswith("branch ")]
+    assert len({name for name, _ in branches}) == len(branches)
+    assert len({look for _, look in branches}) == len(branches)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sentence_after_each_figure_says_what_to_see(name):
+    cells = kept(name).cells
+    after = [
+        following.source
+        for cell, following in zip(cells, [*cells[1:], cells[0]], strict=True)
+        if any("image/png" in o.get("data", {}) for o in cell.get("outputs", []))
+    ]
+    assert after
+    assert not [text for text in after if text.startswith(("#", "import"))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_controls_are_kept_as_the_picture_that_they_draw_first(name):
+    cells = [cell for cell in kept(name).cells if "\nexplore(" in cell.source]
+    assert cells or name == "hessian_blocks"
+    for cell in cells:
+        (output,) = cell.outputs
+        assert {"image/png", "text/html"} & set(output.data)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -62,26 +171,3 @@ def test_notebooks_start_with_the_same_installation(name):
     other = next(cell for cell in kept(NAMES[0]).cells if cell.cell_type == "code")
     assert first.source == other.source
     assert "REPOSITORY" in first.source
-
-
-@pytest.mark.parametrize("inside", [True, False])
-def test_the_installation_fetches_and_installs_where_there_is_none(
-    inside, tmp_path, monkeypatch
-):
-    """In a checkout only the latter; pip takes a bare name for a package's."""
-    calls = []
-
-    def run(command, check):
-        calls.append([str(part) for part in command])
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.chdir(ROOT / "docs" if inside else tmp_path)
-    first = next(cell for cell in kept(NAMES[0]).cells if cell.cell_type == "code")
-    assert 'REPOSITORY = ""' in first.source
-    address = "https://example.org/bspec_jax"
-    exec(first.source.replace('REPOSITORY = ""', f"REPOSITORY = {address!r}"), {})
-    folder = str(ROOT if inside else tmp_path / "bspec_jax_checkout")
-    fetch = ["git", "clone", "-q", address, folder]
-    install = [sys.executable, "-m", "pip", "install", "-q", f"{folder}[colab]"]
-    assert calls == ([install] if inside else [fetch, install])
