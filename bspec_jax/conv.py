@@ -14,6 +14,7 @@ derivatives of any order and vmap only ever produce these three:
     x [B, N, H, W, C],  k [B, kh, kw, C, O],  y [B, N, H', W', O]
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
@@ -24,6 +25,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
+
+from bspec_jax.numerics import check_count
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -43,16 +46,28 @@ def conv(
       padding: "SAME", "VALID", or (low, high) for each of H and W.
 
     Raises:
-      ValueError: if C and I differ.
+      ValueError: for other ranks, if C and I differ, and for strides or a padding that
+        are not whole numbers for H and for W.
     """
+    if x.ndim != 4 or kernel.ndim != 4:
+        raise ValueError(
+            "x must be [N, H, W, C] and the kernel [kh, kw, C, O], not "
+            f"{x.shape} and {kernel.shape}"
+        )
     if x.shape[-1] != kernel.shape[2]:
         raise ValueError(
             f"x has {x.shape[-1]} channels, but the kernel takes {kernel.shape[2]}"
         )
-    strides = tuple(map(int, strides))
+    strides = tuple(check_count("strides", stride) for stride in strides)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    pads = tuple((int(low), int(high)) for low, high in padding)
+    pads = tuple(
+        tuple(check_count("padding", side, None) for side in sides) for sides in padding
+    )
+    if len(strides) != 2 or [len(sides) for sides in pads] != [2, 2]:
+        raise ValueError(
+            f"strides and padding must be for H and W, got {strides} and {pads}"
+        )
     return forward_p.bind(x[None], kernel[None], strides=strides, pads=pads)[0]
 
 
@@ -152,12 +167,28 @@ def _grouped_kernel_gradient(x, dy, *, strides, pads, size):
     return jax.linear_transpose(forward, kernel)(dy)[0]
 
 
+def _zeros_where_empty(form: Callable, shape_fn: Callable, a, b, **params):
+    """`form`, but zeros where an operand or the result has no entry.
+
+    A window that fits nowhere has no position, and its transposes nothing to add up;
+    neither is a convolution that XLA would take.
+    """
+    shape = shape_fn(a.shape, b.shape, **params)
+    if 0 in (a.size, b.size, math.prod(shape)):
+        return jnp.zeros(shape, a.dtype)
+    return form(a, b, **params)
+
+
 def _primitive(
-    name: str, branch_fn: Callable, grouped_fn: Callable | None = None
+    name: str,
+    shape_fn: Callable,
+    branch_fn: Callable,
+    grouped_fn: Callable | None = None,
 ) -> Primitive:
     """A primitive with a leading axis B.
 
     Args:
+      shape_fn: the shape of the result, from those of the operands.
       branch_fn: the computation for one branch.
       grouped_fn: that of all branches at once; by default `_grouped`.
     """
@@ -169,21 +200,40 @@ def _primitive(
         return jax.jit(partial(primitive.bind, **params))
 
     def abstract(a, b, **params):
-        out = jax.eval_shape(partial(grouped_fn, **params), a, b)
+        form = partial(_zeros_where_empty, grouped_fn, shape_fn, **params)
+        out = jax.eval_shape(form, a, b)
         return jax.core.ShapedArray(out.shape, out.dtype)
 
     primitive.def_impl(lambda a, b, **params: compiled(**params)(a, b))
     primitive.def_abstract_eval(abstract)
     for form, platform in ((grouped_fn, None), (partial(_separate, branch_fn), "cpu")):
+        form = partial(_zeros_where_empty, form, shape_fn)
         rule = mlir.lower_fun(form, multiple_results=False)
         mlir.register_lowering(primitive, rule, platform=platform)
     return primitive
 
 
-forward_p = _primitive("forward", _forward)
-input_gradient_p = _primitive("input_gradient", _input_gradient)
+def _forward_shape(x, k, *, strides, pads):
+    spaces = zip(x[2:4], k[1:3], strides, pads, strict=True)
+    size = [max(0, (n + sum(pad) - w) // s + 1) for n, w, s, pad in spaces]
+    return (*x[:2], *size, k[4])
+
+
+def _input_gradient_shape(dy, k, *, size, **_):
+    return (*dy[:2], *size, k[3])
+
+
+def _kernel_gradient_shape(x, dy, *, size, **_):
+    return (x[0], *size, x[4], dy[4])
+
+
+forward_p = _primitive("forward", _forward_shape, _forward)
+input_gradient_p = _primitive("input_gradient", _input_gradient_shape, _input_gradient)
 kernel_gradient_p = _primitive(
-    "kernel_gradient", _kernel_gradient, _grouped_kernel_gradient
+    "kernel_gradient",
+    _kernel_gradient_shape,
+    _kernel_gradient,
+    _grouped_kernel_gradient,
 )
 
 
@@ -240,25 +290,26 @@ def _batch(primitive, shared_axes, operands, dims, **params):
         for x, d in zip(operands, dims, strict=True)
     )
     if None not in dims:
-        count = a.shape[0]
-        a, b = (x.reshape(-1, *x.shape[2:]) for x in (a, b))
+        pair = [a.shape[0], a.shape[1]]
+        a, b = (x.reshape(math.prod(pair), *x.shape[2:]) for x in (a, b))
         out = primitive.bind(a, b, **params)
-        return out.reshape(count, -1, *out.shape[1:]), 0
+        return out.reshape(*pair, *out.shape[1:]), 0
     mapped = 1 - dims.index(None)  # the operand that is batched
     axis, result_axis = shared_axes[mapped]
     pair = [a, b]
-    count = pair[mapped].shape[0]
+    count, size = pair[mapped].shape[0], pair[mapped].shape[axis + 1]
     pair[mapped] = _merge(pair[mapped], axis)
     out = primitive.bind(*pair, **params)
     shape = out.shape
-    out = out.reshape(*shape[:result_axis], count, -1, *shape[result_axis + 1 :])
+    out = out.reshape(*shape[:result_axis], count, size, *shape[result_axis + 1 :])
     return out, result_axis
 
 
 def _merge(x, axis):
     """Merges the leading axis into `axis` of the rest, as the slower-varying index."""
     x = jnp.moveaxis(x, 0, axis)
-    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+    size = x.shape[axis] * x.shape[axis + 1]
+    return x.reshape(*x.shape[:axis], size, *x.shape[axis + 2 :])
 
 
 # Axes of [B, N, H, W, C] and [B, kh, kw, C, O]: x and dy use N, k uses O or C.

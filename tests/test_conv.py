@@ -10,6 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from jax import lax
 from numpy.testing import assert_allclose
+from typechecks import without_type_checks
 
 from bspec_jax import conv
 
@@ -232,3 +233,87 @@ def test_transposes_are_adjoint(operands):
     dk = conv.kernel_gradient_p.bind(x, ct, size=k.shape[1:3], **params)
     assert_allclose(jnp.vdot(y, ct), jnp.vdot(x, dx), rtol=1e-12)
     assert_allclose(jnp.vdot(y, ct), jnp.vdot(k, dk), rtol=1e-12)
+
+
+EMPTY = {  # images, kernels, strides, padding
+    "a kernel larger than the images": ((2, 2, 5, 2), (3, 3, 2, 3), (1, 1), "VALID"),
+    "and strides": ((2, 2, 2, 2), (3, 3, 2, 3), (2, 3), "VALID"),
+    "padding that is not enough": (
+        (1, 1, 4, 1),
+        (4, 2, 1, 2),
+        (1, 1),
+        ((1, 1), (0, 0)),
+    ),
+    "no images": ((0, 4, 4, 2), (3, 3, 2, 3), (1, 2), "SAME"),
+    "no channels": ((2, 4, 4, 0), (3, 3, 0, 3), (1, 1), "SAME"),
+    "no filters": ((2, 4, 4, 2), (3, 3, 2, 0), (1, 1), "VALID"),
+    "no rows": ((2, 0, 4, 2), (3, 3, 2, 3), (1, 1), "SAME"),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "axes"),
+    [(case, (0, 0)) for case in EMPTY]
+    + [("a kernel larger than the images", axes) for axes in ((None, 0), (0, None))],
+)
+def test_convolutions_of_nothing(case, axes, x64):
+    shape, kernel, strides, padding = EMPTY[case]
+    x = jax.random.normal(jax.random.key(0), (2, *shape))
+    k = jax.random.normal(jax.random.key(1), (2, *kernel))
+    pair = [
+        derivatives(over_branches(lambda x, k, f=f: f(x, k, strides, padding), axes))(
+            x, k
+        )
+        for f in (conv.conv, reference)
+    ]
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-12), *pair)
+    assert pair[0][0].size == 0 or case == "no channels"
+
+
+def test_dilated_convolutions_of_nothing():
+    x, k = jnp.ones((2, 3, 3, 1)), jnp.ones((2, 2, 1, 2))
+
+    def loss(x, k):
+        options = {"rhs_dilation": (3, 3), "dimension_numbers": conv.LAYOUT}
+        return conv.conv_general_dilated(x, k, (1, 1), "VALID", **options).sum()
+
+    dx, dk = jax.grad(loss, (0, 1))(x, k)
+    assert (dx.shape, dk.shape) == (x.shape, k.shape)
+    assert not dx.any()
+    assert not dk.any()
+
+
+def test_no_branches():
+    def batch(x, k):
+        return jax.vmap(conv.conv)(x, k).sum()
+
+    dx, dk = jax.grad(batch, (0, 1))(
+        jnp.ones((0, 2, 4, 4, 1)), jnp.ones((0, 3, 3, 1, 2))
+    )
+    assert (dx.shape, dk.shape) == ((0, 2, 4, 4, 1), (0, 3, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "words"),
+    [
+        ((4, 4, 2), {}, r"x must be \[N, H, W, C\] .* not \(4, 4, 2\)"),
+        (
+            (1, 4, 4, 2),
+            {"strides": (1.5, 1)},
+            "whole number, got 1.5",
+        ),
+        ((1, 4, 4, 2), {"strides": (True, 1)}, "a whole number, got True"),
+        ((1, 4, 4, 2), {"strides": (0, 1)}, "at least 1, got 0"),
+        ((1, 4, 4, 2), {"strides": (1,)}, "must be for H and W"),
+        (
+            (1, 4, 4, 2),
+            {"padding": ((0, 0.5), (0, 0))},
+            "padding must be a whole number",
+        ),
+        ((1, 4, 4, 2), {"padding": ((0, 0),)}, "must be for H and W"),
+    ],
+)
+def test_arguments_that_are_mistaken(shape, options, words):
+    options = {"padding": ((0, 0), (0, 0))} | options
+    with without_type_checks(), pytest.raises(ValueError, match=words):
+        conv.conv(jnp.ones(shape), jnp.ones((3, 3, 2, 5)), **options)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from typechecks import without_type_checks
 
 from bspec_jax.losses import (
     classification_floor,
@@ -91,3 +92,57 @@ def test_the_floor_is_the_entropy_of_the_target(x64):
         expected = classification_loss(2 * jnp.eye(num_classes)[0] - 1, 0)
         assert_allclose(classification_floor(num_classes), expected, rtol=1e-12)
         assert_allclose(classification_floor(num_classes), -(p * jnp.log(p)).sum())
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        (jnp.eye(4)[jnp.array([0, 2, 3])], "not float32 of .*one-hot rows take argmax"),
+        (jnp.array([0.0, 2.0, 3.0]), r"integers of shape \(3,\) .* not float32"),
+        (jnp.array([True, False, True]), "not bool"),
+        (jnp.array([0, 2]), r"not int32 of \(2,\)"),
+        (jnp.array([[0], [2], [3]]), r"not int32 of \(3, 1\)"),
+        (jnp.array([0, 2, 4]), r"must be in 0\.\.3"),
+        (np.array([0, 2, -1]), r"must be in 0\.\.3"),
+    ],
+)
+def test_labels_that_are_mistaken(label, words):
+    f = jnp.ones((3, 4))
+    with without_type_checks(), pytest.raises(ValueError, match=words):
+        classification_loss(f, label)
+
+
+def test_labels_outside_are_nan_where_they_cannot_be_refused():
+    f = jnp.ones((3, 4))
+    loss = jax.jit(classification_loss)(f, jnp.array([0, 4, -1]))
+    assert_allclose(loss, [classification_loss(f[0], 0), np.nan, np.nan])
+    assert np.isfinite(classification_loss(f, np.array([0, 3, 2], np.uint8))).all()
+
+
+def test_logits_that_are_nan():
+    for clamp in ("hard", "straight-through", "tanh", "none"):
+        f = jnp.zeros((40, 8)).at[3, 5].set(jnp.nan)
+        label = jnp.zeros(40, int)
+        loss = jax.jit(classification_loss, static_argnames="clamp")(
+            f, label, clamp=clamp
+        )
+        assert np.flatnonzero(np.isnan(loss)).tolist() == [3], clamp
+
+
+def test_short_floats_are_summed_in_longer_ones(x64):
+    f, y = jnp.full(3000, 1.5, jnp.bfloat16), jnp.full(3000, 1.0, jnp.bfloat16)
+    loss = squared_error(f, y)
+    assert loss.dtype == jnp.float32
+    assert loss == 375
+    f = jax.random.normal(jax.random.key(0), (20, 10)).astype(jnp.bfloat16)
+    label = jnp.arange(20) % 10
+    loss = classification_loss(f, label)
+    exact = classification_loss(f.astype(float), label)
+    assert_allclose(loss.astype(float), exact, rtol=2.0**-8)  # rounded once
+
+
+def test_shapes_that_numpy_would_repeat():
+    with without_type_checks(), pytest.raises(ValueError, match=r"\(3,\), but its ta"):
+        squared_error(jnp.ones(3), jnp.ones((3, 1)))
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        classification_floor(1)

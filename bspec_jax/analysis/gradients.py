@@ -8,6 +8,9 @@ product of a factor that all branches share and one of its own:
 Functions take `respond(params, example) -> v`, `[M, *C]`, the responses of all branches
 to one example; `objective.frozen_responses` makes it of a `BranchedNetwork`. For some
 leaves only, see `trees.select_leaves`.
+
+Parameters, examples and outputs of 16 bits are converted to float32 first; results are
+float32 or wider. What is not finite makes norms, shares and histograms NaN.
 """
 
 import math
@@ -18,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bspec_jax.analysis.objective import Respond
+from bspec_jax.numerics import check_count, nan_unless_finite, ratio, widen
 from bspec_jax.trees import Tree
 
 THRESHOLDS = (1e-3, 1e-2, 1e-1)
@@ -36,10 +40,13 @@ def collaborative_factor(
       ValueError: if the loss is not a scalar.
     Source: eq. 2, 3 and 10.
     """
-    shape = jax.eval_shape(loss, f).shape
-    if shape != ():
-        raise ValueError(f"the loss must be a scalar, and has shape {shape}: sum it")
-    return jax.grad(loss)(f)
+    f = widen(f)
+    value, pullback = jax.vjp(loss, f)
+    if value.shape != ():
+        raise ValueError(
+            f"the loss must be a scalar, and has shape {value.shape}: sum it"
+        )
+    return pullback(jnp.ones_like(value))[0]
 
 
 def distributive_factor(respond: Respond, params: Tree, examples: Tree) -> Tree:
@@ -54,6 +61,7 @@ def distributive_factor(respond: Respond, params: Tree, examples: Tree) -> Tree:
     Source: eq. 6, 10 and 11. Cost: C backward passes per example, each for all
     branches at once; M N C P numbers. Where that is too many: `distributive_norms`.
     """
+    params, examples = widen((params, examples))
 
     def one(example):
         return _jacobian(respond, params, example)[0]
@@ -66,6 +74,7 @@ def gradient(distributive: Tree, collaborative: Float[Array, "N *C"]) -> Tree:
 
     Equals `jax.grad` of the loss. Leaves `[M, N, *C, *P]` become `[M, *P]`.
     """
+    distributive, collaborative = widen((distributive, collaborative))
     axes = tuple(range(collaborative.ndim))
     after_branch = tuple(axis + 1 for axis in axes)
 
@@ -84,11 +93,13 @@ def distributive_norms(
 
     Arguments as in `distributive_factor`.
     """
+    check_count("chunk_size", chunk_size)
+    params, examples = widen((params, examples))
 
     def one(example):
         jacobian, _ = _jacobian(respond, params, example)
         leaves = jax.tree.leaves(jacobian)
-        return jnp.sqrt(sum((j**2).reshape(len(j), -1).sum(1) for j in leaves))
+        return jnp.sqrt(sum((j**2).sum(range(1, j.ndim)) for j in leaves))
 
     return jax.lax.map(one, examples, batch_size=chunk_size).T
 
@@ -104,8 +115,7 @@ def distributive_scale(
 
 def collaborative_scale(collaborative: Float[Array, "N *C"]) -> Float[Array, ""]:
     """Root mean square over examples of ||D_collab||, a norm over C."""
-    squares = jnp.sum(collaborative**2, range(1, collaborative.ndim))
-    return jnp.sqrt(squares.mean())
+    return jnp.sqrt((_rows_norms(collaborative) ** 2).mean())
 
 
 def distributive_shares(
@@ -122,15 +132,13 @@ def distributive_shares(
     |dv_k/dw| is a norm over C. Section 8 conjectures that this share is large at
     equilibrium, with `scale` the `distributive_scale` at initialisation.
     """
-    bounds = jnp.array(thresholds) * scale
+    check_count("chunk_size", chunk_size)
+    params, examples = widen((params, examples))
 
     def one(example):
-        jacobian, c = _jacobian(respond, params, example)
-        counts = 0
-        for j in jax.tree.leaves(jacobian):
-            size = jnp.linalg.norm(j.reshape(len(j), c, -1), axis=1)
-            counts += (size.ravel() < bounds[:, None]).sum(1)
-        return counts / sum(p.size for p in jax.tree.leaves(params))
+        sizes = [jnp.linalg.norm(j, axis=1) for j in _columns(respond, params, example)]
+        sizes = jnp.concatenate([size.ravel() for size in sizes])
+        return _shares_below(sizes, thresholds, scale)
 
     return jax.lax.map(one, examples, batch_size=chunk_size).mean(0)
 
@@ -145,8 +153,20 @@ def collaborative_shares(
 
     `scale` is the `collaborative_scale` at initialisation.
     """
-    size = jnp.linalg.norm(collaborative.reshape(len(collaborative), -1), axis=1)
-    return (size < jnp.array(thresholds)[:, None] * scale).mean(1)
+    return _shares_below(_rows_norms(collaborative), thresholds, scale)
+
+
+def _shares_below(sizes: Array, thresholds: tuple[float, ...], scale: Array | float):
+    """Share of the sizes below each threshold; NaN unless all are finite."""
+    bounds = nan_unless_finite(jnp.asarray(thresholds, sizes.dtype) * scale)
+    shares = (sizes[None, :] < bounds[:, None]).mean(1, dtype=sizes.dtype)
+    return shares + 0 * (bounds + sizes.sum())
+
+
+def _rows_norms(collaborative: Array) -> Array:
+    """||D_collab|| at each example, `[N]`, a norm over C."""
+    collaborative = widen(collaborative)
+    return jnp.sqrt((collaborative**2).sum(range(1, collaborative.ndim)))
 
 
 def alignment_histogram(
@@ -164,24 +184,33 @@ def alignment_histogram(
     pair. A gradient can vanish by orthogonality as well as by either factor. For C = 1
     every |cos| is 1.
     """
+    check_count("bins", bins)
+    check_count("chunk_size", chunk_size)
+    params, examples, collaborative = widen((params, examples, collaborative))
 
     def one(pair):
         example, d = pair
-        jacobian, c = _jacobian(respond, params, example)
-        d = d.ravel()
-        counts = 0
-        for j in jax.tree.leaves(jacobian):
-            columns = j.reshape(len(j), c, -1)
-            size = jnp.linalg.norm(columns, axis=1) * jnp.linalg.norm(d)
-            product = jnp.abs(jnp.einsum("mcp,c->mp", columns, d))
-            cosine = product / jnp.where(size > 0, size, 1)
-            index = jnp.clip((cosine * bins).astype(int), 0, bins - 1)
-            counts += jnp.zeros(bins).at[index.ravel()].add(size.ravel() > 0)
+        direction = ratio(d.ravel(), jnp.linalg.norm(d))
+        counts = jnp.zeros(bins, direction.dtype)
+        for columns in _columns(respond, params, example):
+            columns = ratio(columns, jnp.linalg.norm(columns, axis=1, keepdims=True))
+            cosine = jnp.abs(jnp.einsum("mcp,c->mp", columns, direction)).ravel()
+            index = jnp.clip((cosine * bins).astype(jnp.int32), 0, bins - 1)
+            nonzero = columns.any(1) & direction.any()
+            counts = counts.at[index].add(nonzero.ravel().astype(counts.dtype))
+            counts = counts + 0 * cosine.sum()
         return counts
 
     pairs = (examples, collaborative)
     counts = jax.lax.map(one, pairs, batch_size=chunk_size).sum(0)
-    return counts / jnp.maximum(counts.sum(), 1)
+    return ratio(counts, counts.sum())
+
+
+def _columns(respond: Respond, params: Tree, example: Tree) -> list[Array]:
+    """The columns of J_k at one example, a leaf `[M, C, P]` for each of `params`."""
+    jacobian, c = _jacobian(respond, params, example)
+    leaves = zip(jax.tree.leaves(jacobian), jax.tree.leaves(params), strict=True)
+    return [j.reshape(len(j), c, p[0].size) for j, p in leaves]
 
 
 def _jacobian(respond: Respond, params: Tree, example: Tree) -> tuple[Tree, int]:
@@ -190,7 +219,7 @@ def _jacobian(respond: Respond, params: Tree, example: Tree) -> tuple[Tree, int]
     One backward pass gives a row of every branch: no parameter of one branch moves
     another's response.
     """
-    v, pullback = jax.vjp(lambda p: respond(p, example), params)
+    v, pullback = jax.vjp(lambda p: widen(respond(p, example)), params)
     output = v.shape[1:]
     c = math.prod(output)
     rows = jnp.eye(c, dtype=v.dtype).reshape(c, 1, *output)

@@ -11,9 +11,15 @@ function sum_j <g_j, sum_k v_k(x_j)> has a block diagonal Hessian, so that its p
 with one unit vector in every branch at once is that column of every block. The same
 product also yields that column of every J_k.
 
-P below is the number of parameters of a branch, or of its chosen `leaves`. For float64,
-enable it (`jax.config.update("jax_enable_x64", True)`) and pass parameters and examples
-of that type.
+P below is the number of parameters of a branch, or of its chosen `leaves`. Everything
+is computed in float32 or wider: 16-bit parameters, examples and outputs are converted
+first. For float64, enable it (`jax.config.update("jax_enable_x64", True)`) and pass
+parameters and examples of that type.
+
+Each call traces the objective's functions, and compiles them, anew, since they may read
+what has changed since the last call. To compile once for many calls, put `jax.jit`
+around your own function of the parameters, `lambda params: blocks(objective, params)`;
+as ever under `jit`, it then keeps what the functions read when it was traced.
 
 `hessian_measures` summarises a Hessian; `hessian_estimates` replaces blocks where P is
 too large for them.
@@ -25,10 +31,29 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, Float
 
+from bspec_jax.analysis.hessian_products import (
+    branch_columns,
+    check_repeatable,
+    compiled,
+    count_examples,
+    operator,
+    prepare,
+)
 from bspec_jax.analysis.objective import Leaves, Objective
+from bspec_jax.numerics import check_count, wide_dtype
 from bspec_jax.trees import Tree, ravel_branches
+
+__all__ = [
+    "MAX_BYTES",
+    "BlockHessian",
+    "blocks",
+    "check_repeatable",
+    "dense",
+    "operator",
+]
 
 MAX_BYTES = 4 * 2**30  # a larger Hessian is refused; computing it takes thrice that
 
@@ -44,9 +69,11 @@ class BlockHessian(NamedTuple):
     residual: Float[Array, "M P P"]
 
     def full(self) -> Float[Array, "M P M P"]:
-        """Their sum, the exact Hessian."""
+        """Their sum, the exact Hessian, in the wider type of the two."""
+        dtype = wide_dtype(*self)
         k = jnp.arange(self.residual.shape[0])
-        return self.gauss_newton.at[k, :, k, :].add(self.residual)
+        total = jnp.asarray(self.gauss_newton, dtype)
+        return total.at[k, :, k, :].add(jnp.asarray(self.residual, dtype))
 
 
 def dense(
@@ -63,31 +90,14 @@ def dense(
     Raises:
       ValueError: if it would exceed `MAX_BYTES`, or the loss is not a scalar.
     """
-    return _dense(objective, params, hashable(leaves))
+    return compiled(partial(_dense, leaves=leaves), objective)(objective, params)
 
 
-@partial(jax.jit, static_argnames="leaves")
 def _dense(objective, params, leaves):
-    objective, params = objective.of_leaves(params, leaves)
+    objective, params = prepare(objective, params, leaves)
     flat, unravel = ravel_branches(params)
     _check_size(*flat.shape, flat.dtype)
     return jax.hessian(lambda flat: objective.total(unravel(flat)))(flat)
-
-
-def hashable(leaves: Leaves) -> str | tuple[str, ...] | None:
-    """The same patterns, as a static argument of a compiled function."""
-    return leaves if leaves is None or isinstance(leaves, str) else tuple(leaves)
-
-
-def operator(objective: Objective, params: Tree) -> Callable[[Tree], Tree]:
-    """The function v -> H v without H, for v of the structure of `params`.
-
-    Linearises the gradient once and keeps what that takes of every example in memory:
-    call it inside a jitted function that needs several products.
-
-    Cost: about a gradient at first, and another one per product.
-    """
-    return jax.linearize(jax.grad(objective.total), params)[1]
 
 
 def blocks(
@@ -95,7 +105,7 @@ def blocks(
     params: Tree,
     *,
     leaves: Leaves = None,
-    branches: Sequence[int] | None = None,
+    branches: Sequence[int] | Sequence[bool] | Array | np.ndarray | None = None,
     chunk_size: int = 16,
     column_chunk: int = 1,
     progress: Callable[[int], None] = lambda examples_done: None,
@@ -105,34 +115,36 @@ def blocks(
     Args:
       params: leaves `[M, ...]`.
       leaves: paths or patterns of the parameters; all by default.
-      branches: whose blocks to compute, in this order; all by default.
+      branches: whose blocks to compute, as indices, in their order, or as a mask with
+        an entry for each branch; all by default.
       chunk_size, column_chunk: examples, and columns, computed at a time; few suit a
         CPU's caches, more a GPU.
       progress: takes the number of examples done since its last call.
 
     Source: eq. 12-14. Cost: P products with a Hessian over all branches and examples,
     M times fewer than column by column; three times (M P)^2 numbers and, for the J_k,
-    M C P numbers per example of a chunk. Calls with the same functions and shapes share
-    one compilation.
+    M C P numbers per example of a chunk. The chunks of a call share one compilation.
+    Under a `jit` of your own there is one copy of the chunk's program for each chunk:
+    let the chunks be few.
 
     Raises:
       ValueError: if the Hessian would exceed `MAX_BYTES`, for a loss that is not a
         scalar, for leaves or branches that do not exist or are chosen twice, without
-        examples, and for chunks of less than one.
+        examples or parameters, and for chunks of less than one.
     """
     sizes = {"chunk_size": chunk_size, "column_chunk": column_chunk}
     num_examples = count_examples(objective, **sizes)
-    leaves = hashable(leaves)
-    _, chosen = objective.of_leaves(params, leaves)
-    m, p = jax.eval_shape(lambda tree: ravel_branches(tree)[0], chosen).shape
-    branches = _check_branches(branches, m)
-    dtype = jnp.result_type(*jax.tree.leaves(chosen))
-    _check_size(len(branches), p, dtype)
-    jax.eval_shape(lambda o, p: o.total(p), objective, params)
+    _, chosen = prepare(objective, params, leaves)
+    flat = jax.eval_shape(lambda tree: ravel_branches(tree)[0], chosen)
+    branches = _check_branches(branches, flat.shape[0])
+    _check_size(len(branches), flat.shape[1], flat.dtype)
+    jax.eval_shape(lambda params: objective.total(params), params)
+    options = {"leaves": leaves, "branches": branches, "column_chunk": column_chunk}
+    of_chunk = compiled(partial(_blocks, **options), objective)
     total = None
     for start in range(0, num_examples, chunk_size):
         chunk = objective.slice(slice(start, start + chunk_size))
-        part = _blocks(chunk, params, leaves, branches, column_chunk)
+        part = of_chunk(chunk, params)
         total = part if total is None else _add(total, part)
         jax.block_until_ready(total)
         progress(min(chunk_size, num_examples - start))
@@ -144,9 +156,8 @@ def _add(total, part):
     return jax.tree.map(jnp.add, total, part)
 
 
-@partial(jax.jit, static_argnames=("leaves", "branches", "column_chunk"))
 def _blocks(objective, params, leaves, branches, column_chunk):
-    objective, params = objective.of_leaves(params, leaves)
+    objective, params = prepare(objective, params, leaves)
     flat, _ = ravel_branches(params)
     f, columns = branch_columns(objective, params)
     n, c = f.shape[0], f[0].size
@@ -167,82 +178,17 @@ def _blocks(objective, params, leaves, branches, column_chunk):
     )
 
 
-def flat_responses(
-    objective: Objective, params: Tree
-) -> tuple[Array, Callable[[Array], Array]]:
-    """The parameters, `[M, P]`, and the responses `[M, N, *C]` as a function of it."""
-    flat, unravel = ravel_branches(params)
-
-    def responses(flat):
-        return jax.vmap(objective.respond, (None, 0), 1)(
-            unravel(flat), objective.examples
-        )
-
-    return flat, responses
-
-
-def branch_columns(
-    objective: Objective, params: Tree
-) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
-    """The output f, and one product that serves all branches at once.
-
-    Returns f, `[N, *C]`, and a function that takes one vector per branch, z `[M, P]`,
-    to J_k z_k, `[M, N, *C]`, and to the residual part of H_kk times z_k, `[M, P]`.
-    """
-    flat, responses = flat_responses(objective, params)
-    f = responses(flat).sum(0)
-    frozen = jax.vmap(jax.grad(objective.loss))(f, objective.targets)
-
-    def of_frozen_factor(flat):
-        def pulled(flat):
-            v = responses(flat)
-            return jnp.vdot(frozen, v.sum(0)), v
-
-        gradient, v = jax.grad(pulled, has_aux=True)(flat)
-        return v, gradient
-
-    return f, jax.linearize(of_frozen_factor, flat)[1]
-
-
-def check_repeatable(
-    objective: Objective, params: Tree, key: Key[Array, ""], *, rtol: float = 1e-5
-) -> None:
-    """Raises ValueError if two identical products with the Hessian differ.
-
-    They do where a network draws its own random numbers or reads what changes outside
-    JAX. Each product traces the network anew; rounding differs by less than `rtol` of
-    the largest entry, on a GPU too. For BatchNorm see `objective.check_frozen`.
-    """
-    flat, unravel = ravel_branches(params)
-    vector = unravel(jax.random.normal(key, flat.shape, flat.dtype))
-
-    def product():
-        def traced(objective, params):
-            return operator(objective, params)(vector)
-
-        return ravel_branches(jax.jit(traced)(objective, params))[0]
-
-    first, second = product(), product()
-    scale, gap = jnp.abs(first).max(), jnp.abs(first - second).max()
-    if not gap <= rtol * scale:
-        raise ValueError(
-            f"two identical products differ by {gap:.2g} in entries of up to "
-            f"{scale:.2g}: switch off dropout, and draw nothing outside JAX"
-        )
-
-
-def count_examples(objective: Objective, **sizes: int) -> int:
-    """N; ValueError if it is zero, or one of the chunk sizes is below one."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-    if not objective.num_examples:
-        raise ValueError("there are no examples to sum the loss over")
-    return objective.num_examples
-
-
 def _check_branches(branches, num_branches) -> tuple[int, ...]:
-    chosen = tuple(range(num_branches) if branches is None else map(int, branches))
+    given = range(num_branches) if branches is None else branches
+    chosen = tuple(np.asarray(given) if isinstance(given, jax.Array) else given)
+    if chosen and all(isinstance(k, bool | np.bool) for k in chosen):
+        if len(chosen) != num_branches:
+            raise ValueError(
+                f"a mask of branches must have {num_branches} entries, one for each, "
+                f"and has {len(chosen)}"
+            )
+        chosen = tuple(np.flatnonzero(chosen).tolist())
+    chosen = tuple(check_count("a branch's index", k, None) for k in chosen)
     wrong = [k for k in chosen if not 0 <= k < num_branches]
     if wrong or not chosen:
         what = f"there is no branch {wrong[0]}" if wrong else "choose a branch"
@@ -253,6 +199,8 @@ def _check_branches(branches, num_branches) -> tuple[int, ...]:
 
 
 def _check_size(m, p, dtype):
+    if not p:
+        raise ValueError("the chosen leaves hold no parameter")
     needed = (m * p) ** 2 * dtype.itemsize
     if needed > MAX_BYTES:
         raise ValueError(

@@ -1,7 +1,8 @@
 """Block norms and spectra of a Hessian that is too large to be formed.
 
 Both need nothing but products with the Hessian. `chunk_size` is the number of examples
-computed at a time: all of them by default, which is fastest.
+computed at a time: all of them by default, which is fastest. As in `hessian`, numbers
+are float32 or wider, and each call compiles the objective's functions anew.
 """
 
 from collections.abc import Callable
@@ -11,16 +12,20 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Integer, Key
 
-from bspec_jax.analysis.hessian import (
+from bspec_jax.analysis.hessian_measures import check_groups, eigenvalues
+from bspec_jax.analysis.hessian_products import (
     branch_columns,
+    compiled,
     count_examples,
     flat_responses,
-    hashable,
     operator,
+    prepare,
 )
 from bspec_jax.analysis.objective import Leaves, Objective
+from bspec_jax.numerics import check_count, ratio, widen
 from bspec_jax.trees import Tree, ravel_branches
 
 
@@ -38,7 +43,7 @@ def block_norms(
     *,
     leaves: Leaves = None,
     probes: int = 32,
-    groups: Int[Array, "M P"] | None = None,
+    groups: Integer[ArrayLike, "M P"] | None = None,
     chunk_size: int | None = None,
     progress: Callable[[int], None] = lambda probes_done: None,
 ) -> EstimatedNorms:
@@ -58,31 +63,32 @@ def block_norms(
     with the Hessian per probe.
 
     Raises:
-      ValueError: for fewer than 2 probes.
+      ValueError: for fewer than 2 probes, and groups that are not `[M, P]`.
     """
-    if probes < 2:
+    if check_count("probes", probes) < 2:
         raise ValueError(f"the standard error takes at least 2 probes, got {probes}")
     chunk_size = _whole_chunks(objective, chunk_size)
+    options = {"groups": groups, "leaves": leaves, "chunk_size": chunk_size}
+    of_probe = compiled(partial(_probe, **options), objective)
     samples = []
     for probe in jax.random.split(key, probes):
-        options = groups, hashable(leaves), chunk_size
-        sample = _probe(objective, params, probe, *options)
+        sample = of_probe(objective, params, probe)
         samples.append(jax.block_until_ready(sample))
         progress(1)
     samples = jnp.stack(samples)
     norms = jnp.sqrt(samples.mean(0))
     error = samples.std(0, ddof=1) / jnp.sqrt(probes)
-    return EstimatedNorms(norms, error / (2 * jnp.where(norms > 0, norms, 1)))
+    return EstimatedNorms(norms, ratio(error, 2 * norms))
 
 
-@partial(jax.jit, static_argnames=("leaves", "chunk_size"))
 def _probe(objective, params, key, groups, leaves, chunk_size):
     """One sample of all squared norms."""
-    objective, params = objective.of_leaves(params, leaves)
+    objective, params = prepare(objective, params, leaves)
     flat, unravel = ravel_branches(params)
     m = flat.shape[0]
     if groups is None:
         groups = jnp.broadcast_to(jnp.arange(m)[:, None], flat.shape)
+    groups = check_groups(groups, flat.shape)
     signs = jax.random.rademacher(key, flat.shape, flat.dtype)
     product = _sum_over_chunks(lambda o: operator(o, params), objective, chunk_size)
 
@@ -115,13 +121,17 @@ def lanczos_spectra(
       ValueError: for more products than a branch has parameters.
     """
     chunk_size = _whole_chunks(objective, chunk_size)
-    options = hashable(leaves), num_products, chunk_size
-    return _ritz_values(*_branch_coefficients(objective, params, key, *options))
+    coefficients = partial(
+        _branch_coefficients,
+        leaves=leaves,
+        num_products=num_products,
+        chunk_size=chunk_size,
+    )
+    return _ritz_values(*compiled(coefficients, objective)(objective, params, key))
 
 
-@partial(jax.jit, static_argnames=("leaves", "num_products", "chunk_size"))
 def _branch_coefficients(objective, params, key, leaves, num_products, chunk_size):
-    objective, params = objective.of_leaves(params, leaves)
+    objective, params = prepare(objective, params, leaves)
     flat, _ = ravel_branches(params)
 
     def curve(f, target, direction):
@@ -194,8 +204,12 @@ def lanczos(
     Raises:
       ValueError: for more products than D.
     """
-    iterate = jax.jit(_lanczos_coefficients, static_argnums=(0, 2))
-    return _ritz_values(*iterate(product, start, num_products))
+
+    @jax.jit  # not of a function that outlives this call: `product` may change
+    def iterate(start):
+        return _lanczos_coefficients(product, start, num_products)
+
+    return _ritz_values(*iterate(start))
 
 
 def _lanczos_coefficients(product, start, num_products):
@@ -203,20 +217,21 @@ def _lanczos_coefficients(product, start, num_products):
 
     The subdiagonal is zero from where the space is exhausted.
     """
+    start = widen(start)
     count, size = start.shape
-    if not 1 <= num_products <= size:
+    if not 1 <= check_count("num_products", num_products, None) <= size:
         raise ValueError(f"num_products must be in 1..{size}, got {num_products}")
     tolerance = 100 * jnp.finfo(start.dtype).eps
 
     def normalise(w, scale):
         length = jnp.linalg.norm(w, axis=1)
-        length = jnp.where(length > tolerance * scale, length, 0)
-        return length, w / jnp.where(length > 0, length, jnp.inf)[:, None]
+        length = jnp.where(length <= tolerance * scale, 0, length)
+        return length, w / jnp.where(length == 0, jnp.inf, length)[:, None]
 
     def step(i, carry):
         basis, diagonal, subdiagonal, q, scale = carry
         basis = basis.at[i].set(q)
-        w = product(q)
+        w = product(q).astype(q.dtype)
         diagonal = diagonal.at[i].set((q * w).sum(1))
         scale = jnp.maximum(scale, jnp.linalg.norm(w, axis=1))
         for _ in range(2):  # once more for what rounding leaves
@@ -237,7 +252,7 @@ def _ritz_values(diagonal, subdiagonal):
     diagonal, subdiagonal = np.asarray(diagonal), np.asarray(subdiagonal)
     values = np.full(diagonal.T.shape, np.nan, diagonal.dtype)
     for row, main, below in zip(values, diagonal.T, subdiagonal.T, strict=True):
-        reached = 1 + int(np.cumprod(below[:-1] > 0).sum())
+        reached = 1 + int(np.cumprod(below[:-1] != 0).sum())
         matrix = np.diag(main[:reached]) + np.diag(below[: reached - 1], -1)
-        row[:reached] = np.linalg.eigvalsh(matrix)  # of the lower triangle
+        row[:reached] = eigenvalues(matrix)  # of the lower triangle
     return values

@@ -75,12 +75,14 @@ def holds(
     return None
 
 
-# Where a measure is defined; measures that are not listed always are.
+# Where a measure is defined; measures that are not listed always are. NaN is not 0: a
+# network whose responses are not finite counts, and makes the mean NaN.
 DEFINED: dict[str, Callable[[Specialization], np.ndarray]] = {
-    "entropy": lambda m: m.num_active > 0,
-    "silent_share_of_active": lambda m: m.num_active > 0,
-    "correlation": lambda m: m.active_pairs > 0,
+    "entropy": lambda m: m.num_active != 0,
+    "silent_share_of_active": lambda m: m.num_active != 0,
+    "correlation": lambda m: m.active_pairs != 0,
 }
+RATES = {"any_silent"}  # measures that are 0 or 1
 
 
 def average(measured: Specialization, counts=True) -> dict[str, dict]:
@@ -88,9 +90,10 @@ def average(measured: Specialization, counts=True) -> dict[str, dict]:
 
     Args:
       measured: NumPy arrays, `[..., T]`.
-      counts: which networks count, `[..., T]`. A network is also left out where its
-        measure is undefined: a mean over active branches if none is active, a
-        correlation without a pair.
+      counts: which networks count, `[..., T]`: leave out those that diverged, since
+        a single NaN makes the mean NaN. A network is also left out where its measure is
+        undefined: a mean over active branches if none is active, a correlation without
+        a pair.
 
     Returns:
       For each field of `Specialization` a dict with its `mean`, `[...]`, and
@@ -99,7 +102,7 @@ def average(measured: Specialization, counts=True) -> dict[str, dict]:
     means = {}
     for name, values in measured._asdict().items():
         defined = counts & DEFINED.get(name, lambda _: True)(measured)
-        kind = rate_interval if values.dtype == bool else mean_interval
+        kind = rate_interval if name in RATES else mean_interval
         mean, interval = kind(values, defined)
         means[name] = {"mean": mean, "interval": interval}
     return means
@@ -123,8 +126,9 @@ def evaluate(
       success_interval: 95 % interval of the success rate or accuracy for each M.
 
     `holds` is None where there is no verdict: if the measure or its control is NaN, for
-    observation 2 if M < 8, and for observation 6 if `branches` has no value near a
-    quarter of the largest (see `quarter_index`).
+    a single network, for observation 2 if M < 8, and for observation 6 if `branches`
+    has no value near a quarter of the largest (see `quarter_index`). With a single M
+    there is no growth and no record of observation 6.
     """
     records = {}
     for number in range(1, 6):
@@ -144,6 +148,8 @@ def evaluate(
             control_interval=control_interval,
             holds=holds(number, interval, control_interval) if defined else None,
         )
+    if len(branches) == 1:
+        return records
     stages = (converged["num_active"], initial["num_active"], control["num_active"])
     return records | {6: _active_growth(branches, *stages, success_interval)}
 
@@ -226,9 +232,11 @@ def _active_growth(branches, converged, initial, control, success_interval) -> d
         relative = (high - low) / 2 / mean
         half = np.hypot(relative[-1], relative[quarter])
         interval = tuple(growth(mean) * np.exp([-half, half]))
-    verdict = holds(6, interval) if defined else None
+    finite = math.isfinite(growth(mean))
+    verdict = holds(6, interval) if defined and finite else None
     if verdict:
-        verdict = bool(success_interval[-1][1] >= success_interval[quarter][0])
+        ends = success_interval[-1][1], success_interval[quarter][0]
+        verdict = bool(ends[0] >= ends[1]) if np.isfinite(ends).all() else None
     return _record(
         6,
         branches=[branches[quarter], branches[-1]],
@@ -249,16 +257,9 @@ def findings(
     Args:
       level: "toy", "classifier" or "generator".
       setting: data, recipe and number of networks, in words.
-      records: from `evaluate` or `evaluate_hessian`. Growth with M is omitted where
-        there is a single M.
+      records: from `evaluate` or `evaluate_hessian`.
     """
     return [
         {"observation": number, "level": level, "setting": setting, **record}
         for number, record in records.items()
-        if not _has_single_size(record)
     ]
-
-
-def _has_single_size(record):
-    branches = record["branches"]
-    return isinstance(branches, list) and len(set(branches)) == 1

@@ -5,31 +5,55 @@ Everything here is a jittable function of the stacked responses v, `[M, N, ...]`
 Branches that are all zero change a measure only through M. Networks of different sizes
 can therefore be padded to one shape and measured in one call (see `num_branches`).
 
+Responses that are not finite make every measure that depends on them NaN, counts too.
+A mask of branches cannot be NaN: where the responses are known, it is refused; under
+`jit`, where nothing can be refused, no branch is active then, so use `measure` there.
+
 Definitions: sections 4 and 4.1 (response matrix F, covariance F F^T, active branch).
 A *region* is a single example by default, or a group of examples such as a class.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from bspec_jax.analysis.measured import BranchMeasures, Measured, Specialization
+from bspec_jax.analysis.responses import (
+    correlation,
+    covariance,
+    example_energy,
+    mean_correlation,
+    region_energies,
+    region_energy,
+    response_matrix,
+    response_norms,
+    scale_of,
+    square_matrix,
+    stacked,
+)
+from bspec_jax.numerics import check_count, known, largest, nan_unless_finite, ratio
+
+__all__ = [
+    "ActivityRule",
+    "Specialization",
+    "active_branches",
+    "active_in_regions",
+    "correlation",
+    "covariance",
+    "example_energy",
+    "mean_correlation",
+    "measure",
+    "region_energy",
+    "region_entropy",
+    "response_matrix",
+    "response_norms",
+    "specialization_index",
+]
+
 ActivityRule = Literal["norm", "variance"]
-
-
-def response_matrix(responses: Float[ArrayLike, "M N *C"]) -> Float[Array, "M NC"]:
-    """The response matrix F, F_ij = v_i(x_j): a row per branch, outputs flattened.
-
-    Source: section 4.1.
-    """
-    return _wide(responses).reshape(responses.shape[0], -1)
-
-
-def response_norms(responses: Float[ArrayLike, "M N *C"]) -> Float[Array, " M"]:
-    """Euclidean norm of each branch's responses over the data (of its row of F)."""
-    return jnp.linalg.norm(response_matrix(responses), axis=1)
 
 
 def active_branches(
@@ -46,57 +70,13 @@ def active_branches(
         `threshold` times the largest branch's (the paper). "variance": the same with
         the variance of its responses (the authors' later code). If all responses are
         zero, no branch is active.
+      threshold: a share, in 0..1.
 
     Raises:
-      ValueError: for another rule.
+      ValueError: for another rule or threshold, and if the responses are not finite.
     Source: caption of Fig. 4.
     """
-    if rule == "norm":
-        size = response_norms(responses)
-    elif rule == "variance":
-        size = response_matrix(responses).var(axis=1)
-    else:
-        raise ValueError(f"rule must be 'norm' or 'variance', got {rule!r}")
-    return _at_least_share_of_largest(size, threshold)
-
-
-def covariance(
-    responses: Float[ArrayLike, "M N *C"], *, centred: bool = False
-) -> Float[Array, "M M"]:
-    """F F^T, uncentred as in the paper and not divided by the number of examples.
-
-    Args:
-      responses: v.
-      centred: subtract each branch's mean first.
-    Source: section 4.1.
-    """
-    matrix = response_matrix(responses)
-    if centred:
-        matrix = matrix - matrix.mean(axis=1, keepdims=True)
-    return jnp.matmul(matrix, matrix.T, precision="highest")
-
-
-def correlation(covariance: Float[Array, "M M"]) -> Float[Array, "M M"]:
-    """c_kl / sqrt(c_kk c_ll), in [-1, 1]; 0 where a branch does not respond at all."""
-    variance = jnp.diagonal(covariance)
-    inverse = jnp.where(variance > 0, 1 / jnp.sqrt(_positive(variance)), 0)
-    # One factor at a time: the product of two variances may underflow.
-    return jnp.clip(covariance * inverse[:, None] * inverse[None, :], -1, 1)
-
-
-def mean_correlation(
-    correlation: Float[Array, "M M"], active: Bool[Array, " M"]
-) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """Mean |rho| over pairs of active branches, and the number of such pairs.
-
-    With fewer than two active branches both are 0; leave such a network out of
-    averages.
-    """
-    count = active.sum()
-    pairs = count * (count - 1) // 2
-    both = jnp.triu(active[:, None] & active[None, :], 1)
-    total = jnp.where(both, jnp.abs(correlation), 0).sum()
-    return _safe_divide(total, pairs), pairs
+    return _mask(_activity(_size(responses, rule), threshold))
 
 
 def specialization_index(
@@ -113,87 +93,54 @@ def specialization_index(
     Args:
       covariance: c, up to scale.
       num_branches: M, if the matrix is padded with zeros. Default: its size.
+
+    Raises:
+      ValueError: for a matrix that is not square, and for an M that it cannot hold.
     Source: the authors' later code; not in the paper.
     """
-    covariance = jnp.asarray(covariance)
-    m = covariance.shape[0] if num_branches is None else num_branches
-    scaled = covariance / _positive(jnp.diagonal(covariance).max())
-    diagonal = (jnp.diagonal(scaled) ** 2).sum()
-    ratio = (scaled**2).sum() / _positive(diagonal)
-    return jnp.where((diagonal > 0) & (m > 1), (m - ratio) / jnp.maximum(m - 1, 1), 0)
-
-
-def example_energy(responses: Float[ArrayLike, "M N *C"]) -> Float[Array, "M N"]:
-    """||v_k(x_j)||^2, the energy of branch k at example j."""
-    return (_wide(responses) ** 2).reshape(*responses.shape[:2], -1).sum(-1)
-
-
-def region_energy(
-    responses: Float[ArrayLike, "M N *C"],
-    regions: Int[ArrayLike, " N"],
-    num_regions: int,
-) -> Float[Array, "M R"]:
-    """Mean energy of each branch in each region, for example in each class.
-
-    A mean, so that a region's weight does not depend on its number of examples.
-
-    Args:
-      responses: v.
-      regions: region of each example, in 0..R-1; every region must occur.
-      num_regions: R.
-    """
-    energy, regions = example_energy(responses), jnp.asarray(regions)
-    total = jax.ops.segment_sum(energy.T, regions, num_segments=num_regions).T
-    return total / jnp.bincount(regions, length=num_regions)
+    covariance = nan_unless_finite(square_matrix(covariance))
+    m = _num_branches(num_branches, len(covariance), covariance.dtype)
+    scaled = covariance / scale_of(jnp.diagonal(covariance))
+    squares = ratio((scaled**2).sum(), (jnp.diagonal(scaled) ** 2).sum())
+    defined = (squares != 0) & (m > 1)
+    return jnp.where(defined, (m - squares) / jnp.maximum(m - 1, 1), 0 * squares)
 
 
 def active_in_regions(
-    energy: Float[Array, "M R"], threshold: float = 0.1
+    energy: Float[ArrayLike, "M R"], threshold: float = 0.1
 ) -> Bool[Array, "M R"]:
     """Which branches are active in which region, by the norm rule within the region.
 
     Args:
       energy: from `region_energy`, or `example_energy` for single examples.
+      threshold: of norms, a share in 0..1.
+
+    Raises:
+      ValueError: if the energies are not finite or not `[M, R]`, and for another
+        threshold.
     """
-    return jax.vmap(_at_least_share_of_largest, (1, None), 1)(
-        jnp.sqrt(energy), threshold
-    )
+    return _mask(_activity(jnp.sqrt(region_energies(energy)), threshold))
 
 
-def region_entropy(energy: Float[Array, "M R"]) -> Float[Array, " M"]:
+def region_entropy(energy: Float[ArrayLike, "M R"]) -> Float[Array, " M"]:
     """Entropy of each branch's energy over regions, divided by log R.
 
     0 if all energy is in one region, 1 if it is spread evenly. Also 1 where it is
     undefined (a single region, or no energy), so that it never counts as
     specialization.
+
+    Raises:
+      ValueError: if the energies are not `[M, R]`.
     """
-    total = energy.sum(1, keepdims=True)
-    share = _safe_divide(energy, total)
-    entropy = -jnp.where(share > 0, share * jnp.log(_positive(share)), 0).sum(1)
+    energy = nan_unless_finite(region_energies(energy))
+    energy = energy / scale_of(energy, axis=1, keepdims=True)
+    total = energy.sum(1)
+    share = ratio(energy, total[:, None])
+    entropy = 0 - (share * jnp.log(jnp.where(share == 0, 1, share))).sum(1)
     num_regions = energy.shape[1]
     if num_regions == 1:
-        return jnp.ones_like(entropy)
-    return jnp.where(total[:, 0] > 0, entropy / jnp.log(num_regions), 1)
-
-
-class Specialization(NamedTuple):
-    """The measures of one network, scalars; see `measure`.
-
-    Numbers are those of the observations in section 4. Where `num_active` is 0,
-    `entropy` and `silent_share_of_active` are undefined, and where `active_pairs` is 0,
-    `correlation` is: leave them out of averages.
-    """
-
-    num_active: Array  # branches active over all data
-    num_silent: Array  # M - num_active
-    index: Array  # S of the covariance
-    entropy: Array  # 1: region entropy, mean over active branches
-    active_per_region: Array  # 2: active branches / M, mean over regions
-    silent_share: Array  # 3: share of regions where a branch is silent, mean over M
-    silent_share_of_active: Array  # the same, mean over active branches
-    any_silent: Array  # 4: whether at least one branch is silent over all data
-    correlation: Array  # 5: |rho|, mean over pairs of active branches
-    active_pairs: Array  # number of those pairs
+        return 1 + 0 * entropy
+    return jnp.where(total == 0, 1, entropy / jnp.log(num_regions))
 
 
 def measure(
@@ -204,66 +151,107 @@ def measure(
     rule: ActivityRule = "norm",
     threshold: float = 0.1,
     centred: bool = False,
-) -> Specialization:
+) -> Measured:
     """Measures observations 1 to 5 of one network, and the index S.
 
+        print(measure(v))          # a table: a row for each branch, and a summary
+        measure(v).index           # of the network
+        measure(v).branches.norm   # of each branch
+
     Args:
-      responses: v.
+      responses: v; one output of a network that has several.
       energy: of each branch in each region; by default every example is a region.
       num_branches: M, if `responses` is padded with branches of zeros.
       rule, threshold: what counts as active; see `active_branches`.
       centred: centre the covariance behind the index and the correlation.
 
-    No field is NaN for finite responses. Source: section 4.
+    Returns:
+      The measures, a pytree. None is NaN for finite responses; all are if a response is
+      NaN or infinite, and those that take the energy if an energy is.
+
+    Raises:
+      TypeError: for responses that are a tree of several outputs, or not floats.
+      ValueError: for shapes, an M, a rule or a threshold that cannot be.
+    Source: section 4.
     """
-    m = responses.shape[0] if num_branches is None else num_branches
+    responses = stacked(responses)
+    m = _num_branches(num_branches, len(responses), responses.dtype)
     # All measures are invariant to scale; at this one no square over- or underflows.
-    responses = _wide(responses)
-    responses = responses / _positive(jnp.abs(responses).max())
-    energy = example_energy(responses) if energy is None else jnp.asarray(energy)
-    energy = energy / _positive(energy.max())
-    active = active_branches(responses, rule=rule, threshold=threshold)
-    in_region = active_in_regions(energy, threshold)
-    share_active = in_region.mean(1)
-    num_active = active.sum()
+    responses = responses / scale_of(responses)
+    energy = example_energy(responses) if energy is None else region_energies(energy)
+    if len(energy) != len(responses):
+        raise ValueError(
+            f"`energy` is of {len(energy)} branches, `responses` of {len(responses)}"
+        )
+    size = _size(responses, rule)
+    branches = BranchMeasures(
+        active=_activity(size, threshold),
+        norm=ratio(norms := response_norms(responses), scale_of(norms)),
+        active_share=_activity(jnp.sqrt(energy), threshold).mean(1),
+        entropy=region_entropy(energy),
+    )
+    num_active = branches.active.sum()
     cov = covariance(responses, centred=centred)
-    rho, pairs = mean_correlation(correlation(cov), active)
-    per_region = share_active.sum() / m
+    rho, pairs = mean_correlation(correlation(cov), branches.active)
+    per_region = branches.active_share.sum() / m
 
     def over_active(values, otherwise):
-        mean = _safe_divide(jnp.where(active, values, 0).sum(), num_active)
-        return jnp.where(num_active > 0, mean, otherwise)
+        total = jnp.where(branches.active == 0, 0, values).sum()
+        return jnp.where(num_active == 0, otherwise, ratio(total, num_active))
 
-    return Specialization(
-        num_active=num_active,
-        num_silent=m - num_active,
-        index=specialization_index(cov, m),
-        entropy=over_active(region_entropy(energy), 1),
-        active_per_region=per_region,
-        silent_share=1 - per_region,
-        silent_share_of_active=over_active(1 - share_active, 0),
-        any_silent=num_active < m,
-        correlation=rho,
-        active_pairs=pairs,
+    return Measured.of(
+        branches,
+        num_active,
+        m - num_active,
+        specialization_index(cov, num_branches),
+        over_active(branches.entropy, 1),
+        per_region,
+        1 - per_region,
+        over_active(1 - branches.active_share, 0),
+        jnp.where(num_active < m, 1, 0 * num_active),
+        rho,
+        pairs,
     )
 
 
-def _at_least_share_of_largest(size, threshold):
-    largest = size.max()
-    return (size >= threshold * largest) & (size > 0)
+def _size(responses: Any, rule: ActivityRule) -> Array:
+    """What the rule compares, up to a scale that all branches share."""
+    matrix = response_matrix(responses)
+    matrix = matrix / scale_of(matrix)
+    if rule == "norm":
+        return response_norms(matrix)
+    if rule == "variance":
+        return matrix.var(axis=1)
+    raise ValueError(f"rule must be 'norm' or 'variance', got {rule!r}")
 
 
-def _wide(x):
-    """Casts to at least float32: squares of shorter floats overflow."""
-    x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+def _activity(size: Array, threshold: float) -> Array:
+    """1 where the size is at least that share of the largest, or else 0.
+
+    NaN where some size is not finite. Branches are the leading axis.
+    """
+    if known((threshold < 0) | (threshold > 1) | jnp.isnan(threshold)):
+        raise ValueError(f"`threshold` must be a share in 0..1, got {threshold}")
+    size = jax.lax.stop_gradient(size)
+    limit = threshold * largest(size, 0, keepdims=True)
+    active = (size >= limit) & (size > 0)
+    return active.astype(size.dtype) + 0 * limit
 
 
-def _positive(x):
-    """Replaces values that are not positive by 1: a safe denominator."""
-    return jnp.where(x > 0, x, 1)
+def _mask(activity: Array) -> Array:
+    if known(jnp.isnan(activity).any()):
+        raise ValueError(
+            "the responses are not finite, so that no branch is known to be active or "
+            "silent; `measure` gives NaN"
+        )
+    return activity == 1
 
 
-def _safe_divide(numerator, denominator):
-    """The ratio, or 0 where the denominator is not positive."""
-    return jnp.where(denominator > 0, numerator / _positive(denominator), 0)
+def _num_branches(given: Any, rows: int, dtype: Any) -> Array:
+    """M as a float, by default the number of rows."""
+    if isinstance(given, jax.core.Tracer):
+        return given.astype(dtype)
+    m = rows if given is None else check_count("num_branches", given)
+    if m > rows:
+        raise ValueError(f"`num_branches` is {m}, but there are {rows} rows")
+    return jnp.asarray(m, dtype)

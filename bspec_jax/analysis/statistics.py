@@ -1,4 +1,7 @@
-"""Rates, means and rank correlations with 95 % intervals, in NumPy float64."""
+"""Rates, means and rank correlations with 95 % intervals, in NumPy float64.
+
+A value that counts and is not finite makes the result and its bounds NaN.
+"""
 
 import numpy as np
 from scipy import stats
@@ -10,19 +13,26 @@ def rate_interval(outcomes, where=True):
     """Rate of True along the last axis, with Wilson's 95 % score interval.
 
     Args:
-      outcomes: booleans, `[..., T]`.
+      outcomes: booleans, or 0 and 1, `[..., T]`; NaN where the outcome is not known.
       where: which of them count, `[..., T]`.
 
     Returns:
       The rate, `[...]`, and its bounds, `[..., 2]`, which stay within [0, 1]. Where
       nothing counts, they are NaN and (0, 1).
 
+    Raises:
+      ValueError: for other outcomes, and if `where` is not a mask.
+
     Source: Wilson, J. Am. Stat. Assoc. 22 (1927), p. 209.
     """
-    outcomes, where = np.broadcast_arrays(np.asarray(outcomes, bool), where)
+    outcomes, where = _values_and_mask(outcomes, where)
+    outcomes = np.where(where, outcomes, 0)
+    unknown = ~np.isfinite(outcomes)
+    if not (unknown | (outcomes == 0) | (outcomes == 1)).all():
+        raise ValueError("outcomes must be True or False, or 1 or 0")
     count = where.sum(-1)
     n = np.maximum(count, 1)
-    rate = (outcomes & where).sum(-1) / n
+    rate = np.where(unknown, np.nan, outcomes).sum(-1) / n
     centre = (rate + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     variance = rate * (1 - rate) / n + Z95**2 / (4 * n**2)
     half = Z95 * np.sqrt(variance) / (1 + Z95**2 / n)
@@ -37,14 +47,17 @@ def mean_interval(values, where=True):
 
     Args:
       values: `[..., T]`, independent along the last axis.
-      where: which of them count, `[..., T]`; the others may be NaN.
+      where: which of them count, `[..., T]`, a mask; the others may be NaN.
 
     Returns:
       The mean, `[...]`, and its bounds, `[..., 2]`. The bounds are infinite where only
       one value counts; where none does, everything is NaN.
+
+    Raises:
+      ValueError: if `where` is not a mask.
     """
-    values, where = np.broadcast_arrays(np.asarray(values, np.float64), where)
-    values = np.where(where, values, 0)
+    values, where = _values_and_mask(values, where)
+    values = np.where(where, np.where(np.isfinite(values), values, np.nan), 0)
     count = where.sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = values.sum(-1) / count
@@ -58,22 +71,38 @@ def rank_correlation(a, b):
     """Spearman's rank correlation of two sequences, with its 95 % interval.
 
     Args:
-      a, b: `[T]`, finite; equal values share their mean rank.
+      a, b: `[T]`; equal values share their mean rank.
 
     Returns:
       The correlation and its bounds; NaN and (-1, 1) for fewer than 4 values, or if all
       values of a sequence are equal.
 
+    Raises:
+      ValueError: for sequences of different lengths.
+
     Source: Fieller, Hartley and Pearson, Biometrika 44 (1957), p. 470: atanh of the
     correlation has variance 1.06 / (T - 3).
     """
-    ranks = [_mean_ranks(np.asarray(values, np.float64)) for values in (a, b)]
+    a, b = (np.asarray(values, np.float64) for values in (a, b))
+    if a.shape != b.shape or a.ndim != 1:
+        shapes = f"{a.shape} and {b.shape}"
+        raise ValueError(f"expected two sequences of one length, got {shapes}")
+    if not np.isfinite([a, b]).all():
+        return np.nan, np.array([np.nan, np.nan])
+    ranks = [_mean_ranks(values) for values in (a, b)]
     if len(ranks[0]) < 4 or any(r.min() == r.max() for r in ranks):
         return np.nan, np.array([-1.0, 1.0])
     rho = np.corrcoef(*ranks)[0, 1].clip(-1, 1)
     half = Z95 * np.sqrt(1.06 / (len(ranks[0]) - 3))
     with np.errstate(divide="ignore"):
         return rho, np.tanh(np.arctanh(rho) + np.array([-half, half]))
+
+
+def _values_and_mask(values, where):
+    where = np.asarray(where)
+    if where.dtype != bool:
+        raise ValueError(f"`where` must be a mask of booleans, not {where.dtype}")
+    return np.broadcast_arrays(np.asarray(values, np.float64), where)
 
 
 def _mean_ranks(values):

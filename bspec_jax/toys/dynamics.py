@@ -6,9 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from bspec_jax.losses import squared_error
+from bspec_jax.numerics import check_count
 from bspec_jax.toys.tasks import TOLERANCE, Scalar, toy_network
 
 DORMANT_STEPS = 200  # a point unanswered for this long has been taken over (Fig. 2)
@@ -23,20 +25,22 @@ def gradient_descent_step(params, x, y, *, learning_rate, negative_slope=0.01):
 
     Returns the new parameters. Source: eq. 2 and 7.
     """
-    network = toy_network(params["w"].shape[0], negative_slope=negative_slope)
+    dtype = params["w"].dtype
+    numbers = (x, y, learning_rate, negative_slope)
+    x, y, rate, slope = (jnp.asarray(number, dtype) for number in numbers)
+    network = toy_network(params["w"].shape[0], negative_slope=slope)
 
     def loss(params):
         return squared_error(network.apply(params, (), x)[0], y)
 
     gradient = jax.grad(loss)(params)
-    return jax.tree.map(lambda p, g: p - learning_rate * g, params, gradient)
+    return jax.tree.map(lambda p, g: p - rate * g, params, gradient)
 
 
-@partial(jax.jit, static_argnames=("steps", "every"))
 def record(
     params,
-    x: Float[Array, " N"],
-    y: Float[Array, " N"],
+    x: Float[ArrayLike, " N"],
+    y: Float[ArrayLike, " N"],
     *,
     steps: int,
     every: int,
@@ -54,7 +58,24 @@ def record(
       every: steps between two records.
 
     Returns the responses after 0, every, 2 every, ... steps: S = steps // every + 1.
+
+    Raises:
+      ValueError: for a negative number of steps, and records less than a step apart.
     """
+    return _record(
+        params,
+        jnp.asarray(x, params["w"].dtype),
+        jnp.asarray(y, params["w"].dtype),
+        learning_rate,
+        negative_slope,
+        count=check_count("steps", steps, 0) // check_count("every", every),
+        every=every,
+    )
+
+
+@partial(jax.jit, static_argnames=("count", "every"))
+def _record(params, x, y, learning_rate, negative_slope, *, count, every):
+    negative_slope = jnp.asarray(negative_slope, x.dtype)
     network = toy_network(params["w"].shape[0], negative_slope=negative_slope)
 
     def advance(params, _):
@@ -70,7 +91,7 @@ def record(
         responses, _ = network.responses(params, (), x)
         return jax.lax.fori_loop(0, every, step, params), responses
 
-    last, responses = jax.lax.scan(advance, params, length=steps // every)
+    last, responses = jax.lax.scan(advance, params, length=count)
     final, _ = network.responses(last, (), x)
     return jnp.concatenate([responses, final[None]])
 
@@ -97,11 +118,24 @@ def classify_dynamics(
     - shared: no takeover, and at the end the smaller is at least a quarter of the
       larger at some point.
 
+    A run that diverged (NaN) is not successful, and so of no kind.
+
     Args:
       responses: from `record`, one for each run, with M at least 2.
       y: targets.
       every: steps between two records.
+
+    Raises:
+      ValueError: for a single branch, and for responses that are not `[T, S, M, N]`
+        with N targets.
     """
+    check_count("every", every)
+    if responses.ndim != 4 or responses.shape[3:] != np.shape(y):
+        raise ValueError(
+            f"responses must be [T, S, M, {np.size(y)}], not {responses.shape}"
+        )
+    if responses.shape[2] < 2:
+        raise ValueError("a single branch has no kinds of dynamics: record two or more")
     size = np.sort(np.abs(responses), axis=2)
     larger, smaller = size[:, :, -1], size[:, :, -2]
     success = ((responses[:, -1].sum(1) - y) ** 2).sum(-1) < TOLERANCE

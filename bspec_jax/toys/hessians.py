@@ -46,7 +46,8 @@ class InitialScales(NamedTuple):
 class HessianMeasures(NamedTuple):
     """Measures of T networks of M branches at one stage; the last axis is networks.
 
-    P is the number of parameters of a branch that the Hessian is of.
+    P is the number of parameters of a branch that the Hessian is of. The measures of a
+    network that diverged are NaN.
     """
 
     offdiagonal_ratio: Float[np.ndarray, " T"]  # see `hessian_measures`
@@ -106,7 +107,9 @@ def measure(
       ValueError: if the networks differ in M.
     Cost: per network M P products with the Hessian, and its eigenvalues, O((M P)^3).
     """
-    dtype, leaves = np.float64 if float64 else np.float32, hessian.hashable(leaves)
+    dtype = np.float64 if float64 else np.float32
+    if leaves is not None and not isinstance(leaves, str):
+        leaves = tuple(leaves)
     columns = _columns(trials)
     if negative_slope is not None:
         slopes = np.full(trials.error.size, negative_slope)
@@ -166,12 +169,13 @@ def _measure_network(leaves: Leaves, network: _Networks, initial: InitialScales 
         frozen_responses(net, ()), squared_error, network.x, network.y
     )
     v, _ = net.responses(params, (), network.x)
-    h = hessian.dense(objective, params, leaves=leaves)
+    # Of a network that is NaN the slopes alone would still be numbers.
+    h = hessian.dense(objective, params, leaves=leaves) + 0 * v.sum()
     measures = block_measures(h)
     norms = measures.pop("block_norms")
     order = jnp.argsort(-jnp.diagonal(norms))
     active = active_branches(v)
-    both_active = active[:, None] & active
+    both_active = active[:, None] & active[None, :]
     measures |= {
         "active_pair_ratio": mean_pair_ratio(jnp.where(both_active, norms, 0)),
         "block_norms": norms[order][:, order],
@@ -197,6 +201,7 @@ def _factors(
     distributive = gradients.distributive_shares(
         respond, params, x, initial.distributive, thresholds=THRESHOLDS
     )
+    distributive = distributive + 0 * v.sum()
     collaborative = gradients.collaborative_shares(
         factor, initial.collaborative, thresholds=THRESHOLDS
     )

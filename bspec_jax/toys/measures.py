@@ -18,15 +18,17 @@ from bspec_jax.toys.tasks import Scalar, toy_network
 
 def trial_responses(trials: Trials) -> Float[np.ndarray, "T W N"]:
     """Responses of every trial; the rows of padding branches are zero."""
-    v = trials.w[:, None] * trials.x + trials.b[:, None]
-    return np.where(v >= 0, v, trials.negative_slope * v).transpose(2, 0, 1)
+    with np.errstate(over="ignore", invalid="ignore"):  # of trials that diverged
+        v = trials.w[:, None] * trials.x + trials.b[:, None]
+        v = np.where(v >= 0, v, trials.negative_slope * v)
+    return v.transpose(2, 0, 1)
 
 
 def measure_trials(trials: Trials, **options) -> Specialization:
     """`specialization.measure` of every trial, fields `[T]` (NumPy).
 
     Every point is a region. Options are those of `measure`. The measures of a diverged
-    trial are meaningless.
+    trial are NaN.
     """
     responses, m = trial_responses(trials), trials.num_branches
     size = max(1, MEASURE_ELEMENTS // responses.shape[1] ** 2)
@@ -48,7 +50,7 @@ def measure_trials(trials: Trials, **options) -> Specialization:
 @partial(jax.jit, static_argnames=("rule", "threshold", "centred"))
 def _measure_chunk(responses, num_branches, **options):
     def measure_trial(v, m):
-        return measure(v, num_branches=m, **options)
+        return Specialization(*measure(v, num_branches=m, **options))
 
     return jax.vmap(measure_trial)(responses, num_branches)
 
@@ -59,7 +61,18 @@ def sum_trained_alone(alone: Trials, members: Int[np.ndarray, "M T"]) -> Trials:
     Args:
       alone: trained networks of one branch each (M = 1), of one task.
       members: indices of the M networks in each sum.
+
+    Raises:
+      ValueError: if the members are no indices of networks, or these have more than a
+        branch.
     """
+    total = alone.error.size
+    if not np.issubdtype(members.dtype, np.integer):
+        raise ValueError(f"members must be indices, not {members.dtype}")
+    if members.size and not 0 <= members.min() <= members.max() < total:
+        raise ValueError(f"members must be in 0..{total - 1}")
+    if (alone.num_branches != 1).any():
+        raise ValueError("the members of a sum must have one branch each")
     num_branches, count = members.shape
     return alone.select(members[0])._replace(
         w=alone.w[0, members],

@@ -127,7 +127,8 @@ def _mean(measures: HessianMeasures, name: str):
 def _spectra(measures: HessianMeasures, limit: float) -> dict[str, Any]:
     """Mean spectra, and the largest eigenvalue against the limit of stability."""
     largest, defined = measures.largest_eigenvalue, measures.defined
-    above, above_interval = rate_interval(largest > limit, defined)
+    above = np.where(np.isnan(largest), np.nan, largest > limit)
+    above, above_interval = rate_interval(above, defined)
     return {
         "limit": limit,
         "largest_quantiles": _quantiles(largest[defined]),

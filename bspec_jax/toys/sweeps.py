@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from bspec_jax.numerics import check_count
 from bspec_jax.toys.tasks import (
     TASKS,
     TOLERANCE,
@@ -119,7 +120,12 @@ def init_trials(
     Args:
       init: distribution of w and b; see `tasks.toy_branch`.
       dtype: that `train` computes in; float64 needs `jax_enable_x64`.
+
+    Raises:
+      ValueError: for a table without trials, tasks that do not exist, and numbers of
+        branches or trials that are not whole numbers, of at least 1 or 0.
     """
+    _check_table(table)
     width = _padded_width(int(table.num_branches.max()))
     w, b = _draw(key, table.num_branches, table.trial, table.init_scale, width, init)
     names, task = np.unique(table.task, return_inverse=True)
@@ -138,6 +144,18 @@ def init_trials(
     return trials._replace(error=np.array(jax.jit(_squared_residual)(trials)))
 
 
+def _check_table(table: Settings):
+    if not table.task.size:
+        raise ValueError("the table of settings has no trial")
+    unknown = set(table.task.tolist()) - set(TASKS)
+    if unknown:
+        raise ValueError(f"there is no task {unknown.pop()!r}: choose from {[*TASKS]}")
+    for name, least in (("num_branches", 1), ("trial", 0)):
+        numbers = getattr(table, name)
+        if not np.issubdtype(numbers.dtype, np.integer) or numbers.min() < least:
+            raise ValueError(f"{name} must be whole numbers of at least {least}")
+
+
 @partial(jax.jit, static_argnames=("width", "init"))
 def _draw(key, num_branches, trial, scale, width, init):
     network = toy_network(width, init=init)
@@ -146,6 +164,7 @@ def _draw(key, num_branches, trial, scale, width, init):
         # The first M keys of a longer split are those of a split into M.
         params, _ = network.init(trial_key(key, num_branches, trial))
         kept = jnp.arange(width) < num_branches
+        scale = jnp.asarray(scale, params["w"].dtype)
         return tuple(jnp.where(kept, scale * params[name], 0) for name in ("w", "b"))
 
     return jax.vmap(draw_trial, out_axes=-1)(num_branches, trial, scale)
@@ -171,9 +190,14 @@ def train(
       progress: takes the number of trials finished since its last call.
 
     Returns the trials with their last parameters, error and number of steps.
+
+    Raises:
+      ValueError: for a negative number of steps, and checks less than a step apart.
     Source: eq. 2, 5 and 7. Cost: O(W N) per trial and step; one compilation for each
     power of two that M is padded to, shared by all tasks and hyperparameters.
     """
+    check_count("steps", steps, 0)
+    check_count("check_every", check_every)
     trials = Trials(*(np.array(column) for column in trials))
     running = np.flatnonzero(_is_running(trials.error))
     progress(trials.error.size - running.size)
@@ -233,16 +257,16 @@ def _advance_tile(trials: Trials, index, *, first, last, check_every) -> None:
 def _advance(tile: Trials, first, last, check_every):
     """Steps `first` to `last` of a tile; padding has error 0 and does not run."""
     width = tile.w.shape[0]
-    is_branch = jnp.arange(width)[:, None] < tile.num_branches
-    rate = jnp.where(is_branch, tile.learning_rate, 0)
-    slope = tile.negative_slope
+    is_branch = jnp.arange(width)[:, None] < tile.num_branches[None, :]
+    rate = jnp.where(is_branch, tile.learning_rate[None, :], 0)
+    slope = tile.negative_slope[None, :]
 
     def step(_, params):
         w, b = params
         # Eq. 5: dL/dw_k = sum_j D_collab_j * slope_kj * x_j, and without x_j for b.
         collaborative = _residual(w, b, tile)
         gradient_w = gradient_b = 0.0
-        for x, d in zip(tile.x, collaborative, strict=True):
+        for x, d in zip(tile.x[:, None], collaborative[:, None], strict=True):
             g = jnp.where(w * x + b >= 0, d, slope * d)
             gradient_w, gradient_b = gradient_w + g * x, gradient_b + g
         return w - rate * gradient_w, b - rate * gradient_b
@@ -257,7 +281,9 @@ def _advance(tile: Trials, first, last, check_every):
         new_w, new_b = jax.lax.fori_loop(now, until, step, (w, b))
         new_error = (_residual(new_w, new_b, tile) ** 2).sum(0)
         keep = _is_running(error)
-        w, b = jnp.where(keep, new_w, w), jnp.where(keep, new_b, b)
+        w, b = (
+            jnp.where(keep[None, :], new, old) for new, old in ((new_w, w), (new_b, b))
+        )
         error, steps = jnp.where(keep, new_error, error), jnp.where(keep, until, steps)
         return w, b, error, steps, until
 
@@ -272,8 +298,8 @@ def _is_running(error):
 
 def _residual(w, b, trials: Trials):
     """f(x_j) - y_j, `[N, T]`."""
-    v = w[:, None] * trials.x + b[:, None]
-    v = jnp.where(v >= 0, v, trials.negative_slope * v)
+    v = w[:, None] * trials.x[None] + b[:, None]
+    v = jnp.where(v >= 0, v, trials.negative_slope[None, None, :] * v)
     # By halves, since XLA vectorises additions on a CPU, but not a fused reduction
     # over a leading axis.
     while v.shape[0] > 1:

@@ -39,9 +39,14 @@ def toy_branch(
       negative_slope: slope of the leaky ReLU below zero.
       init: draws w and b from N(0, init_scale^2) or U(-init_scale, init_scale).
 
+    Raises:
+      ValueError: for another `init`.
     Source: eq. 4. The paper gives neither the slope nor the initialisation.
     """
-    draw = {"normal": jax.random.normal, "uniform": _symmetric_uniform}[init]
+    draws = {"normal": jax.random.normal, "uniform": _symmetric_uniform}
+    if init not in draws:
+        raise ValueError(f"init must be 'normal' or 'uniform', got {init!r}")
+    draw = draws[init]
 
     def init_params(key):
         w, b = init_scale * draw(key, (2,))

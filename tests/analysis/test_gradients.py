@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from bspec_jax import toys
 from bspec_jax.adapters import from_linen, from_nnx
 from bspec_jax.analysis import gradients
-from bspec_jax.analysis.objective import check_frozen, frozen_responses
+from bspec_jax.analysis.objective import frozen_responses
 from bspec_jax.branching import from_functions, sum_of_branches
 from bspec_jax.losses import squared_error
 from bspec_jax.trees import select_leaves
@@ -208,15 +208,6 @@ def test_chosen_leaves_only(case):
     assert_allclose(part[path], expected[path], rtol=1e-12)
 
 
-def test_state_that_is_not_frozen_is_refused(x64):
-    net = sum_of_branches(from_linen(LinenNet()), M)
-    x = jax.random.normal(jax.random.key(1), (N, 2))
-    params, state = net.init(jax.random.key(0), x)
-    check_frozen(net, params, state, x, train=False)
-    with pytest.raises(ValueError, match=r"batch_stats.*evaluation mode"):
-        check_frozen(net, params, state, x, train=True)
-
-
 def test_a_loss_that_is_no_scalar():
     with pytest.raises(ValueError, match=r"must be a scalar, and has shape \(5,\)"):
         gradients.collaborative_factor(lambda f: f.sum(1), jnp.ones((N, C)))
@@ -232,3 +223,58 @@ def test_more_pairs_than_an_integer_holds():
         lambda p, x: gradients.distributive_shares(respond, p, x, 1.0), params, x
     )
     assert shares.shape == (3,)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_factors_of_short_floats(dtype, x64):
+    """Against float64 at the same (rounded) parameters, examples and outputs."""
+    branch, _ = plain()
+    net = sum_of_branches(branch, M)
+    x = jax.random.normal(jax.random.key(1), (N, 2), dtype)
+    params, state = net.init(jax.random.key(0), x)
+    short = jax.tree.map(lambda p: p.astype(dtype), params)
+    exact = jax.tree.map(lambda p: p.astype(jnp.float64), short)
+    respond = frozen_responses(net, state)
+    f, _ = net.apply(exact, state, x.astype(jnp.float64))
+    f = f.astype(dtype)
+
+    def factors(params, x, f):
+        collaborative = gradients.collaborative_factor(
+            lambda f: squared_error(f, jnp.full(f.shape, 100.0, f.dtype)), f
+        )
+        distributive = gradients.distributive_factor(respond, params, x)
+        return (
+            collaborative,
+            distributive,
+            gradients.gradient(distributive, collaborative),
+            gradients.distributive_norms(respond, params, x),
+            gradients.distributive_scale(respond, params, x),
+            gradients.collaborative_scale(collaborative),
+        )
+
+    found = factors(short, x, f)
+    expected = factors(exact, x.astype(jnp.float64), f.astype(jnp.float64))
+    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        assert one.dtype == jnp.float32
+        assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="chunk_size must be a whole number, got True"):
+        gradients.distributive_norms(respond, exact, x, chunk_size=True)
+
+
+def test_factors_of_leaves_of_size_zero():
+    branch, _ = plain()
+    net = sum_of_branches(branch, M)
+    x = jax.random.normal(jax.random.key(1), (N, 2))
+    params, state = net.init(jax.random.key(0), x)
+    respond = frozen_responses(net, state)
+    more = params | {"none": jnp.zeros((M, 0, 2))}
+    for function in (
+        gradients.distributive_norms,
+        gradients.distributive_scale,
+        lambda *case: gradients.distributive_shares(*case, 1.0),
+    ):
+        assert_allclose(function(respond, more, x), function(respond, params, x))
+    assert gradients.distributive_factor(respond, more, x)["none"].shape == (
+        *(M, N, C),
+        *(0, 2),
+    )

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from objectives import LOSSES, problem, squared, unclamped_loss
+from typechecks import without_type_checks
 
 from bspec_jax import toys
 from bspec_jax.adapters import from_linen, from_nnx
-from bspec_jax.analysis import hessian
+from bspec_jax.analysis import hessian, hessian_estimates
 from bspec_jax.analysis.objective import Objective, frozen_responses
 from bspec_jax.branching import from_functions, sum_of_branches
 from bspec_jax.losses import classification_loss, squared_error
@@ -220,6 +221,7 @@ def test_two_inputs_trees_of_targets_and_a_residual(sequential, x64):
     [
         ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
         ({"column_chunk": -1}, "column_chunk must be at least 1, got -1"),
+        ({"chunk_size": True}, "chunk_size must be a whole number, got True"),
     ],
 )
 def test_chunks_of_nothing(options, words, x64):
@@ -228,6 +230,14 @@ def test_chunks_of_nothing(options, words, x64):
     objective, params = problem(squared, 2)
     with pytest.raises(ValueError, match="there are no examples"):
         hessian.blocks(objective.slice(slice(0)), params)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, jnp.array])
+def test_a_mask_of_branches(kind, x64):
+    case = problem(unclamped_loss, 3)
+    masked = hessian.blocks(*case, branches=kind([True, False, True]))
+    chosen = hessian.blocks(*case, branches=kind([0, 2]))
+    assert_allclose(masked.full(), chosen.full(), rtol=1e-12)
 
 
 def test_chosen_branches_in_their_order(x64):
@@ -241,6 +251,13 @@ def test_chosen_branches_in_their_order(x64):
 @pytest.mark.parametrize(
     ("branches", "words"),
     [
+        (
+            [True, False],
+            "must have 3 entries, one for each, and has 2",
+        ),
+        ([False] * 3, "choose a branch"),
+        ([True, 2], "must be a whole number, got True"),
+        ([0.0, 1.0], "must be a whole number, got 0.0"),
         ([1, 3], "no branch 3: the network has branches 0 to 2"),
         ([-1], "no branch -1"),
         ([], "choose a branch"),
@@ -248,24 +265,136 @@ def test_chosen_branches_in_their_order(x64):
     ],
 )
 def test_branches_that_cannot_be_chosen(branches, words, x64):
-    with pytest.raises(ValueError, match=words):
+    with without_type_checks(), pytest.raises(ValueError, match=words):
         hessian.blocks(*problem(squared, 3), branches=branches)
 
 
-def test_the_same_functions_and_shapes_compile_once(x64):
-    objective, params = problem(squared, 2, n=6)
+def test_the_chunks_of_a_call_compile_once_and_calls_in_a_jit_too(x64):
+    objective, params = problem(squared, 2, n=12)
     traces = []
 
     def counted(params, example):
         traces.append(1)
         return objective.respond(params, example)
 
-    first_objective = replace(objective, respond=counted)
-    hessian.blocks(first_objective, params, chunk_size=3)
-    first = len(traces)
-    other = replace(first_objective, examples=objective.examples * 2)
-    hessian.blocks(other, jax.tree.map(lambda p: p + 1, params), chunk_size=3)
-    assert len(traces) == first + 1  # the check of the loss, which is not compiled
+    counting = replace(objective, respond=counted)
+
+    def of(params, chunk_size=4):
+        return hessian.blocks(counting, params, chunk_size=chunk_size).full()
+
+    of(params, chunk_size=12)
+    once = len(traces)
+    traces.clear()
+    of(params)
+    assert len(traces) == once
+    jitted = jax.jit(of)
+    expected = of(params)
+    assert_allclose(jitted(params), expected, rtol=1e-10, atol=1e-12)
+    traces.clear()
+    assert not np.allclose(jitted(jax.tree.map(lambda p: p + 1, params)), expected)
+    assert not traces
+
+
+class Unhashable:
+    __hash__ = None
+
+    def __call__(self, f, y):
+        return squared_error(f, jnp.ones(3) * y)
+
+
+def test_a_loss_that_changes_between_two_calls(x64):
+    """What a function reads from outside is read in every call."""
+    objective, params = problem(squared, 2)
+    weight = 1.0
+
+    def loss(f, y):
+        return weight * objective.loss(f, y)
+
+    def respond(params, example):
+        return weight * objective.respond(params, example)
+
+    key = jax.random.key(0)
+    quantities = {
+        "dense": hessian.dense,
+        "blocks": lambda *case: hessian.blocks(*case).full(),
+        "operator": lambda *case: hessian.operator(*case)(params)["out"],
+        "norms": lambda *case: (
+            hessian_estimates.block_norms(*case, key, probes=2).norms
+        ),
+        "lanczos": lambda *case: hessian_estimates.lanczos_spectra(
+            *case, key, num_products=3
+        ),
+    }
+    for name, quantity in quantities.items():
+        weight = 1.0
+        changing = replace(objective, loss=loss)
+        first = quantity(changing, params)
+        weight = 10.0
+        assert_allclose(quantity(changing, params), 10 * first, rtol=1e-9, err_msg=name)
+        weight = 1.0
+        changing = replace(objective, respond=respond)
+        assert_allclose(quantity(changing, params), first, rtol=1e-9, err_msg=name)
+        weight = 2.0
+        second = quantity(changing, params)
+        expected = quantity(
+            replace(objective, respond=lambda p, x: 2 * objective.respond(p, x)), params
+        )
+        assert_allclose(second, expected, rtol=1e-9, err_msg=name)
+    unhashable = replace(objective, loss=Unhashable())
+    assert_allclose(
+        hessian.blocks(unhashable, params).full(),
+        hessian.dense(unhashable, params),
+        rtol=1e-10,
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_short_floats_are_computed_in_longer_ones(dtype, x64):
+    """Against float64 at the same (rounded) parameters and examples."""
+    objective, params = problem(squared, 2, n=8)
+    short = jax.tree.map(lambda p: p.astype(dtype), params)
+    examples = objective.examples.astype(dtype)
+    objective = replace(objective, examples=examples, targets=objective.targets * 9)
+    exact = jax.tree.map(lambda p: p.astype(jnp.float64), short)
+    wide = replace(objective, examples=examples.astype(jnp.float64))
+    expected = hessian.dense(wide, exact)
+    for found in (
+        hessian.dense(objective, short),
+        hessian.blocks(objective, short).full(),
+    ):
+        assert found.dtype == jnp.float32
+        assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    product = hessian.operator(objective, short)(short)
+    for leaf, other in zip(
+        jax.tree.leaves(product),
+        jax.tree.leaves(hessian.operator(wide, exact)(exact)),
+        strict=True,
+    ):
+        assert leaf.dtype == jnp.float32
+        assert_allclose(leaf, other, rtol=1e-3, atol=1e-3)
+    hessian.check_repeatable(objective, short, jax.random.key(0))
+    mixed = short | {"out": exact["out"]}  # one leaf is wide
+    assert hessian.blocks(objective, mixed).full().dtype == jnp.float64
+
+
+def test_the_full_hessian_has_the_wider_type_of_its_parts():
+    short = jnp.full((2, 1, 2, 1), 1.0, jnp.bfloat16)
+    full = hessian.BlockHessian(short, jnp.full((2, 1, 1), 1e-3)).full()
+    assert full.dtype == jnp.float32
+    assert_allclose(full[:, 0, :, 0], [[1.001, 1], [1, 1.001]], rtol=1e-6)
+
+
+def test_leaves_of_size_zero(x64):
+    objective, params = problem(squared, 2)
+    more = params | {"none": jnp.zeros((2, 0, 3)), "zero": jnp.zeros((2, 0))}
+    expected = hessian.dense(objective, params)
+    assert_allclose(hessian.blocks(objective, more).full(), expected, atol=1e-12)
+    assert_allclose(hessian.dense(objective, more), expected, atol=1e-12)
+    product = hessian.operator(objective, more)(more)
+    assert product["none"].shape == (2, 0, 3)
+    with pytest.raises(ValueError, match="leaves hold no parameter"):
+        hessian.blocks(objective, more, leaves=["none"])
 
 
 def test_a_network_that_draws_its_own_numbers_is_found(x64):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from objectives import problem, squared, unclamped_loss
+from typechecks import without_type_checks
 
 from bspec_jax.analysis import hessian, hessian_estimates, hessian_measures
 from bspec_jax.losses import classification_loss
@@ -125,3 +126,68 @@ def test_chunks_and_leaves_change_nothing_but_rounding(chunk_size, x64):
     assert_allclose(ritz, hessian_measures.branch_spectra(exact), rtol=1e-8)
     with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
         hessian_estimates.lanczos_spectra(*case, chunk_size=0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_short_floats(dtype, x64):
+    objective, params = problem(squared, 3, n=9)
+    short = jax.tree.map(lambda p: p.astype(dtype), params)
+    exact = jax.tree.map(lambda p: p.astype(jnp.float64), short)
+    expected = hessian.dense(objective, exact)
+    ritz = hessian_estimates.lanczos_spectra(
+        replace(objective, examples=objective.examples.astype(jnp.float32)),
+        short,
+        jax.random.key(0),
+        num_products=8,
+    )
+    assert ritz.dtype == np.float32
+    largest = hessian_measures.branch_spectra(expected)[:, -1]
+    assert_allclose(np.nanmax(ritz, 1), largest, rtol=1e-4)
+    norms, _ = hessian_estimates.block_norms(
+        objective, short, jax.random.key(1), probes=8
+    )
+    again, _ = hessian_estimates.block_norms(
+        objective, exact, jax.random.key(1), probes=8
+    )
+    assert_allclose(norms, again, rtol=0.5)  # other signs, for the type is another
+    start = jnp.ones((1, 3), dtype)
+    values = jnp.diag(jnp.array([1.0, 2.0, 1000.0]))
+    ritz = hessian_estimates.lanczos(lambda z: z @ values, start, 3)
+    assert_allclose(ritz[0], [1, 2, 1000], rtol=1e-4)
+
+
+def test_a_product_that_changes_or_is_not_finite():
+    scale = 1.0
+    values = jnp.arange(1.0, 4.0)
+
+    def product(z):
+        return scale * values * z
+
+    start = jnp.array([[1.0, 2.0, -1.0], [0.5, 1.0, 1.0]])
+    first = hessian_estimates.lanczos(product, start, 3)
+    scale = 10.0
+    assert_allclose(hessian_estimates.lanczos(product, start, 3), 10 * first, rtol=1e-5)
+    nan = hessian_estimates.lanczos(
+        lambda z: values * z.at[1].multiply(jnp.nan), start, 3
+    )
+    assert_allclose(nan[0], first[0], rtol=1e-5)
+    assert np.isnan(nan[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        (np.zeros((3, 9), int), r"integers of shape \(3, 10\)"),
+        (np.zeros((3, 10)), "not float64"),
+        (np.ones((3, 10), bool), "not bool"),
+    ],
+)
+def test_groups_that_are_none(groups, words, x64):
+    with without_type_checks(), pytest.raises(ValueError, match=words):
+        hessian_estimates.block_norms(
+            *problem(squared, 3), jax.random.key(0), groups=groups
+        )
+    with pytest.raises(ValueError, match="whole number, got True"):
+        hessian_estimates.block_norms(
+            *problem(squared, 3), jax.random.key(0), probes=True
+        )

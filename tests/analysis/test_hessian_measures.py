@@ -1,8 +1,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from typechecks import without_type_checks
 
+from bspec_jax.analysis.hessian import BlockHessian
 from bspec_jax.analysis.hessian_measures import (
     block_measures,
     block_norms,
@@ -107,3 +110,30 @@ def test_block_measures_by_hand():
     assert_allclose(found["small_blocks"], 4 / 6)
     assert_allclose(found["mean_pair_ratio"], 0.5 / np.sqrt(400), rtol=1e-6)
     assert_allclose(found["ratio_to_control"], ratio / found["control_ratio"])
+
+
+def test_something_else_than_a_hessian():
+    h = jnp.ones((2, 3, 2, 3))
+    parts = BlockHessian(h, jnp.ones((2, 3, 3)))
+    with without_type_checks():
+        for function in (block_norms, block_measures, expected_control_ratio):
+            with pytest.raises(TypeError, match=r"got a BlockHessian: give its `full"):
+                function(parts)
+            with pytest.raises(ValueError, match=r"\[M, P, M, P\], not \(6, 6\)"):
+                function(h.reshape(6, 6))
+        with pytest.raises(ValueError, match=r"must be \[M, M\], not"):
+            offdiagonal_ratio(h)
+        with pytest.raises(ValueError, match=r"must be in 0..1"):
+            block_norms(h, np.full((2, 3), 2))
+
+
+def test_norms_and_ratios_of_large_and_of_short_floats():
+    h = np.random.default_rng(0).normal(size=(2, 3, 2, 3)).astype(np.float32)
+    exact = {name: np.asarray(v) for name, v in block_measures(jnp.array(h)).items()}
+    for scale in (1e25, 1e-25):
+        for name, value in block_measures(jnp.array(h * np.float32(scale))).items():
+            expected = exact[name] * (scale if name == "block_norms" else 1)
+            assert_allclose(value, expected, rtol=1e-4, err_msg=name)
+    short = block_measures(jnp.array(1000 * h, jnp.float16))
+    assert short["block_norms"].dtype == jnp.float32
+    assert_allclose(short["block_norms"], 1000 * exact["block_norms"], rtol=1e-3)

@@ -106,8 +106,15 @@ def test_verdicts_that_one_m_cannot_give(stages):
     }
     result = evaluate([2], **small, success_interval=np.array([[0.4, 0.5]]))
     assert result[2]["holds"] is None
-    assert result[6]["holds"] is None
+    assert 6 not in result  # no growth
     assert result[1]["holds"] is True
+
+
+def test_no_verdict_on_growth_without_a_success_rate(stages):
+    for where in ((-1, 1), (1, 0)):
+        success = np.array([[0.4, 0.5], [0.9, 0.95], [0.98, 1.0]])
+        success[where] = np.nan
+        assert evaluate(**stages, success_interval=success)[6]["holds"] is None
 
 
 def hessian_stage(ratio, control, difference, half=0.01):

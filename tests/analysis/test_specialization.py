@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from typechecks import without_type_checks
 
 from bspec_jax.analysis import specialization as sp
+from bspec_jax.analysis.measured import Measured
 
 # Three branches at four points, by hand. Branch norms: 5, 0.5 (a tie with the threshold
 # 0.1 * 5), 0.
@@ -229,3 +231,120 @@ def test_measure_is_jittable_and_mappable_without_nan():
         assert np.isfinite(np.asarray(values, float)).all(), name
         each = [getattr(one, name) for one in alone]
         assert_allclose(values[:5], each, rtol=1e-5, atol=1e-6)
+
+
+def test_branches_of_the_table():
+    branches = sp.measure(TABLE).branches
+    assert_array_equal(branches.active, [1, 1, 0])
+    assert_allclose(branches.norm, [1, 0.1, 0], rtol=1e-6)
+    assert_allclose(branches.active_share, [0.5, 0.25, 0])
+    p = np.array([9, 16]) / 25
+    entropy = -(p * np.log(p)).sum() / np.log(4)
+    assert_allclose(branches.entropy, [entropy, 0, 1], rtol=1e-6, atol=1e-7)
+
+
+def test_measures_print_as_a_table():
+    expected = """\
+branch  responds  relative norm  active in regions  entropy over regions
+     0    active          1.000               50 %                 0.471
+     1    active          0.100               25 %                 0.000
+     2    silent          0.000                0 %                 1.000
+2 of 3 branches active, on average 25 % in a region; specialization index S = 1.000
+Means over active branches: entropy 0.236, silent in 62 % of the regions, \
+|correlation| 0.000"""
+    measured = sp.measure(TABLE)
+    assert str(measured) == repr(measured) == expected
+    padded = jnp.concatenate([TABLE, jnp.zeros((2, 4))])
+    assert str(jax.jit(sp.measure)(padded, num_branches=3)) == expected
+    assert "0 of 2 branches active" in str(sp.measure(jnp.zeros((2, 3))))
+    assert "Means" not in str(sp.measure(jnp.zeros((2, 3))))
+    broken = str(sp.measure(TABLE.at[1, 1].set(jnp.nan)))
+    assert broken.count("unknown") == 3
+    assert broken.endswith("The responses are not finite: nothing can be measured.")
+
+
+def test_measures_are_a_pytree_and_a_tuple_of_the_network_s():
+    shown = []
+
+    @jax.jit
+    def doubled(v):
+        measured = sp.measure(v)
+        shown.append(repr(measured))
+        return jax.tree.map(lambda leaf: 2 * leaf, measured)
+
+    measured = doubled(TABLE)
+    assert isinstance(measured, Measured)
+    assert "num_active=" in shown[0]
+    assert_allclose(measured.branches.norm, [2, 0.2, 0], rtol=1e-6)
+    assert list(measured._asdict()) == list(sp.Specialization._fields)
+    many = jax.vmap(sp.measure)(jnp.stack([TABLE, 0 * TABLE]))
+    assert_array_equal(many.num_active, [2, 0])
+    assert "num_active=" in repr(many)
+    assert many.branches.active.shape == (2, 3)
+
+
+def test_a_mask_of_what_is_not_finite_is_refused():
+    for value in (jnp.nan, jnp.inf):
+        v = TABLE.at[2, 1].set(value)
+        for mask in (sp.active_branches, sp.active_in_regions):
+            with pytest.raises(ValueError, match="not finite, so that no branch"):
+                mask(v)
+        assert not jax.jit(sp.active_branches)(v).any()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda v: sp.measure({"a": v, "b": v}), r"are a dict.*v\['a'\], v\['b'\], or"),
+        (lambda v: sp.measure((v, v)), r"are a tuple.*one of v\[0\], v\[1\], or each"),
+        (lambda v: sp.measure(v.astype(int)), "must be floats, got int32"),
+        (lambda v: sp.measure(v[0]), r"\[M, N, ...\].*they have shape \(4,\)"),
+        (lambda v: sp.measure(v[:, :0]), r"one example; they have shape \(3, 0\)"),
+        (
+            lambda v: sp.measure(v, num_branches=True),
+            "must be a whole number, got True",
+        ),
+        (lambda v: sp.measure(v, num_branches=4), "is 4, but there are 3 rows"),
+        (lambda v: sp.measure(v, energy=v[:2]), "of 2 branches, `responses` of 3"),
+        (lambda v: sp.measure(v, energy=v[0]), r"must be \[M, R\], and have shape"),
+        (lambda v: sp.measure(v, threshold=10.0), "share in 0..1, got 10.0"),
+        (lambda v: sp.active_branches(v, rule="median"), "rule must be"),
+        (lambda v: sp.specialization_index(v), r"matrix \[M, M\], got .*\(3, 4\)"),
+        (lambda v: sp.correlation(v), r"matrix \[M, M\], got .*\(3, 4\)"),
+        (
+            lambda v: sp.mean_correlation(jnp.eye(3), jnp.array([True, False])),
+            r"has shape \(2,\), but there are 3",
+        ),
+        (
+            lambda v: sp.region_energy(v, jax.nn.one_hot(jnp.arange(4), 4), 4),
+            r"not float32\[4, 4\]; of one-hot rows take argmax",
+        ),
+        (
+            lambda v: sp.region_energy(v, jnp.array([True, False] * 2), 2),
+            "an integer for each of the 4 examples, not bool",
+        ),
+        (lambda v: sp.region_energy(v, jnp.arange(3), 3), "each of the 4 examples"),
+        (lambda v: sp.region_energy(v, jnp.arange(4), 3), r"must be in 0\.\.2"),
+        (lambda v: sp.region_energy(v, -jnp.arange(4), 4), r"must be in 0\.\.3"),
+    ],
+)
+def test_arguments_that_are_mistaken(call, words):
+    with without_type_checks(), pytest.raises((ValueError, TypeError), match=words):
+        call(TABLE)
+
+
+def test_regions_outside_are_nan_where_they_cannot_be_refused():
+    energy = jax.jit(lambda r: sp.region_energy(TABLE, r, 3))(jnp.array([0, 1, 3, 0]))
+    assert np.isnan(energy).all()
+    within = sp.region_energy(TABLE, jnp.array([0, 2, 2, 0]), 3)
+    assert_allclose(within[0], [12.5, np.nan, 0])  # no example in region 1
+
+
+def test_norms_and_activity_of_very_large_and_very_small_responses():
+    for scale in (3e19, 1e-25):
+        v = jnp.float32(scale) * TABLE
+        assert_allclose(sp.response_norms(v), scale * np.array([5, 0.5, 0]), rtol=1e-5)
+        assert_array_equal(sp.active_branches(v, threshold=0.09), [True, True, False])
+        energy = (1e-3 * TABLE) ** 2 * jnp.float32(scale)
+        expected = sp.region_entropy(TABLE**2)
+        assert_allclose(sp.region_entropy(energy), expected, rtol=1e-5, atol=1e-6)

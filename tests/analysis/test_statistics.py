@@ -68,3 +68,16 @@ def test_rank_correlations_that_are_undefined():
         assert np.isnan(rho)
         assert interval.tolist() == [-1, 1]
     assert_allclose(rank_correlation([1, 2, 3, 9], [0, 1, 2, 3])[1], 1)
+
+
+def test_outcomes_that_are_not_known_and_masks_that_are_none():
+    assert rate_interval([1, np.nan, 0], [True, False, True])[0] == 0.5
+    assert np.isnan(rate_interval([1, np.nan, 0])[0])
+    assert np.isnan(rate_interval([1, np.nan, 0])[1]).all()
+    with pytest.raises(ValueError, match="True or False, or 1 or 0"):
+        rate_interval([0.5, 1])
+    for interval in (rate_interval, mean_interval):
+        with pytest.raises(ValueError, match="mask of booleans, not int64"):
+            interval([1.0, 0.0], np.array([0, 1]))
+    with pytest.raises(ValueError, match=r"one length, got \(3,\) and \(4,\)"):
+        rank_correlation([1, 2, 3], [1, 2, 3, 4])

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from typechecks import without_type_checks
 
 from bspec_jax.components import measures
+from bspec_jax.storage.errors import ArgumentError
 
 
 @pytest.fixture
@@ -125,3 +127,61 @@ def test_frechet_distance_where_covariances_do_not_commute(rng):
         a + b - 2 * sqrtm(a @ b).real
     )
     assert_allclose(measures.frechet_distance(x, y), expected, rtol=1e-8)
+
+
+def test_measures_do_not_depend_on_the_scale_or_the_type_of_components(rng):
+    v = rng.normal(size=(2, 3, 12, 12, 2)).astype(np.float32)
+    layer = rng.normal(size=(3, 12, 12, 1)).astype(np.float32)
+    masks = rng.random((3, 12, 12)) < 0.3
+    for scaled in (v * np.float32(1e-9), (v * 300).astype(np.float16)):
+        for function in (
+            measures.roughness,
+            lambda v: measures.part_enrichment(v, masks),
+            lambda v: measures.layer_correlation(v, layer),
+            lambda v: measures.energy_share(v[0], masks),
+        ):
+            assert_allclose(function(scaled), function(v), rtol=1e-2)
+
+
+def test_distances_that_are_not_defined(rng):
+    x = rng.normal(size=(5, 3))
+    assert np.isnan(measures.frechet_distance(x[:1], x))
+    assert np.isnan(measures.frechet_distance(x, 1e200 * x))  # squares overflow
+    # Of two images each the covariances are singular, but there.
+    assert np.isfinite(measures.frechet_distance(x[:2], x[2:4]))
+    # In one dimension: (m - n)^2 + (s - t)^2.
+    a, b = x[:, :1], 3 * x[:, :1] + 1
+    expected = (a.mean() - b.mean()) ** 2 + (2 * a.std(ddof=1)) ** 2
+    assert_allclose(measures.frechet_distance(a, b), expected, rtol=1e-8)
+
+
+def test_what_is_outside_a_mask_does_not_count(rng):
+    x = rng.uniform(-1, 1, (1, 8, 8, 3))
+    masks = np.zeros((1, 8, 8), bool)
+    masks[0, 2:5, 2:5] = True
+    expected = measures.psnr_inside(x, 0 * x, masks)
+    x[0, 0, 0] = np.nan
+    assert_allclose(measures.psnr_inside(x, 0 * x, masks), expected)
+
+
+X = np.zeros((2, 12, 12, 3))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: measures.psnr(X.astype(np.uint8), X), "must be floats .* not uint8"),
+        (lambda: measures.psnr(X, X[:1]), "are no pairs"),
+        (lambda: measures.psnr(X[0], X[0]), r"\['N', 'H', 'W', 'C'\], not of shape"),
+        (lambda: measures.ssim(X + 200, X + 255), r"in -1..1; give .* x / 127.5 - 1"),
+        (lambda: measures.psnr_inside(X, X, X[..., 0]), "masks must be booleans"),
+        (lambda: measures.energy_share(X, X[:1, ..., 0] > 0), r"booleans of shape \(2"),
+        (lambda: measures.roughness(X), "components must be"),
+        (lambda: measures.layer_correlation(X[None], X[..., :2]), "does not belong to"),
+        (lambda: measures.frechet_distance(X[0, 0], X[0, 0, :, :2]), "of 3 and of 2"),
+        (lambda: measures.default_subsets(X[None] + np.nan), "have no smooth half"),
+    ],
+)
+def test_images_that_are_mistaken(call, words):
+    with without_type_checks(), pytest.raises(ArgumentError, match=words):
+        call()

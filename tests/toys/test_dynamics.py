@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from typechecks import without_type_checks
 
 from bspec_jax import toys
 
@@ -90,3 +91,29 @@ def history(last, dormant_steps=0, length=60):
 def test_kinds_of_dynamics(recorded, kinds):
     found = toys.classify_dynamics(recorded[None], np.array([1.0, 0.5]), every=10)
     assert_array_equal(np.array(found)[:, 0], kinds)
+
+
+def test_a_run_that_diverged_is_of_no_kind_and_one_branch_has_none():
+    recorded = history([[1.0, 0.0], [0.0, 0.5]])
+    recorded[30:] = np.nan
+    found = toys.classify_dynamics(recorded[None], np.array([1.0, 0.5]), every=10)
+    assert not np.any(found)
+    with pytest.raises(ValueError, match="a single branch has no kinds"):
+        toys.classify_dynamics(recorded[None, :, :1], np.ones(2), every=10)
+    words = r"must be \[T, S, M, 3\], not"
+    with without_type_checks(), pytest.raises(ValueError, match=words):
+        toys.classify_dynamics(recorded[None], np.ones(3), every=10)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"steps": 10, "every": 0}, "every must be at least 1, got 0"),
+        ({"steps": -1, "every": 1}, "steps must be at least 0, got -1"),
+        ({"steps": 10, "every": True}, "every must be a whole number, got True"),
+    ],
+)
+def test_records_of_nothing(options, words):
+    params, _ = toys.toy_network(2).init(jax.random.key(0))
+    with pytest.raises(ValueError, match=words):
+        toys.record(params, *map(np.array, toys.TASKS["toy1"]), **options)

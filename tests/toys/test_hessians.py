@@ -96,3 +96,17 @@ def test_a_slope_in_full_precision():
     assert_allclose(h, np.einsum("kpn,lqn->kplq", j, j), rtol=1e-14)
     rounded, _ = hessians.measure(trials, float64=True)
     assert np.abs(rounded - h).max() > 1e-12
+
+
+def test_a_network_that_diverged_has_no_measures_and_stops_nothing():
+    trials = networks()
+    w, error = trials.w.copy(), trials.error.copy()
+    w[1, 2], error[2] = np.nan, np.nan
+    _, measures = hessians.measure(trials._replace(w=w, error=error))
+    _, expected = hessians.measure(trials)
+    assert_array_equal(measures.defined, np.arange(10) != 2)
+    for name, values in measures._asdict().items():
+        if name not in ("defined", "converged", "scales"):
+            assert np.isnan(values[..., 2]).all(), name
+            others = np.delete(values, 2, -1), np.delete(getattr(expected, name), 2, -1)
+            assert_allclose(*others, rtol=1e-5, atol=1e-6)

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from trials import KEY, table
+from typechecks import without_type_checks
 
 from bspec_jax import toys
 from bspec_jax.analysis.specialization import measure
@@ -107,3 +108,17 @@ def test_curves_are_exact_between_their_points():
         drawn = np.interp(x, curves.x, curves.responses[k])
         assert_allclose(drawn, v[k], rtol=1e-5, atol=1e-6)
     assert_allclose(np.interp(x, curves.x, curves.total), v.sum(0), rtol=1e-5)
+
+
+def test_members_that_are_no_networks_of_one_branch():
+    alone = trials_with([0.1] * 4, 1, [[1, 0, 0, 0]] * 4)
+    for members, words in (
+        (np.array([[0, 4]]), r"must be in 0\.\.3"),
+        (np.array([[0, -1]]), r"must be in 0\.\.3"),
+        (np.array([[True, False, True, True]]), "must be indices, not bool"),
+    ):
+        with without_type_checks(), pytest.raises(ValueError, match=words):
+            measures.sum_trained_alone(alone, members)
+    wide = trials_with([0.1] * 4, 2, [[1, 0, 0, 0]] * 4)
+    with pytest.raises(ValueError, match="one branch each"):
+        measures.sum_trained_alone(wide, np.array([[0, 1]]))

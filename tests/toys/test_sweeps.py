@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from trials import KEY, table
+from typechecks import without_type_checks
 
 from bspec_jax import toys
 from bspec_jax.toys import sweeps
@@ -154,3 +155,29 @@ def test_stack_pads_to_the_widest():
 def test_memory_estimate_grows_with_what_is_held():
     assert sweeps.memory_estimate(10**6, 30) >= 10**6 * 32 * 4 * 4
     assert sweeps.memory_estimate(10, 10**5) >= 4 * 10**10
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"task": "toy3"}, "no task 'toy3': choose from"),
+        (
+            {"num_branches": [2, 2.5]},
+            "whole numbers of at least 1",
+        ),
+        ({"num_branches": True}, "num_branches must be whole numbers"),
+        ({"num_branches": 0}, "num_branches must be whole numbers"),
+        ({"trial": -1}, "trial must be whole numbers of at least 0"),
+        ({"trial": []}, "has no trial"),
+    ],
+)
+def test_settings_that_are_mistaken(changes, words):
+    with pytest.raises(ValueError, match=words):
+        sweeps.init_trials(KEY, table(**changes))
+
+
+def test_steps_and_checks_that_are_mistaken():
+    trials = sweeps.init_trials(KEY, table(trial=0))
+    for options in ({"check_every": 0}, {"steps": -1}, {"check_every": 2.5}):
+        with without_type_checks(), pytest.raises(ValueError, match="must be"):
+            sweeps.train(trials, **options)

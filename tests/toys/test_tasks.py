@@ -13,7 +13,7 @@ def test_tasks_are_those_of_the_paper():
 
 
 def test_branch_is_a_leaky_neuron():
-    _, apply = toys.toy_branch(negative_slope=0.1)
+    apply = toys.toy_branch(negative_slope=0.1).apply
     params = {"w": jnp.array(2.0), "b": jnp.array(-1.0)}
     v, _ = apply(params, (), jnp.array([-1.0, 0.0, 0.5, 2.0]))
     assert_allclose(v, [-0.3, -0.1, 0.0, 3.0], rtol=1e-6)
