@@ -3,13 +3,15 @@
     python -m experiments.keep RUN docs/runs/NAME
     python -m experiments.keep RUN docs/runs/NAME --networks main --examples 1000
 
-The copy holds config.json, environment.json, the results that its figures need, and the
-figures. Numbers are rounded to 5 significant digits, the parameters of networks to 12
-significant bits, and figures are reduced to 256 colours. Metrics, arrays, checkpoints,
-samples and predictions are left out.
+The copy holds config.json, environment.json, data.json if the run read any data, the
+results that its figures need, and the figures. Numbers are rounded to 5 significant
+digits, the parameters of networks to 12 significant bits, and figures are reduced to
+256 colours. Metrics, arrays, checkpoints, samples and predictions are left out.
 """
 
 import shutil
+import signal
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +24,8 @@ import tyro
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from bspec_jax.runs import load_results
+from bspec_jax.runs import load_results, parse_flags
+from bspec_jax.runs.folder import DATA
 from bspec_jax.storage import checkpoints, files
 from bspec_jax.storage.errors import UserError, in_one_line
 
@@ -57,16 +60,15 @@ def keep(
     with TemporaryDirectory(dir=into.parent) as temporary:
         copy = Path(temporary) / into.name
         (copy / "figures").mkdir(parents=True)
-        for name in ("config.json", "environment.json"):
-            shutil.copy(run / name, copy)
-        # The flags stay exact.
-        results = rounded(_needed(run, results), DIGITS) | {"config": results["config"]}
-        files.write_json(copy / "results.json", results, compact=True)
+        for name in ("config.json", "environment.json", DATA):
+            if name != DATA or (run / name).exists():
+                shutil.copy(run / name, copy)
+        files.write_json(copy / "results.json", _needed(run, results), compact=True)
         for path in sorted((run / "figures").glob("*.png")):
             _copy_figure(path, copy / "figures" / path.name)
         if examples is not None:
             _copy_examples(run, copy, examples)
-        for name in networks:
+        for name in dict.fromkeys(networks):
             _copy_network(run / "checkpoints" / name, copy / "checkpoints" / name)
         copy.rename(into)
     size = sum(path.stat().st_size for path in into.rglob("*") if path.is_file())
@@ -75,9 +77,19 @@ def keep(
 
 def _needed(run: Path, results: dict) -> dict:
     """The results without arrays that no figure of the experiment shows."""
-    name = files.read_json(run / "config.json", "run")["experiment"]
-    draw = import_module(f"experiments.{name}.draw")
-    return draw.needed(results) if hasattr(draw, "needed") else results
+    name = files.read_json(run / "config.json", "run").get("experiment")
+    try:
+        draw = import_module(f"experiments.{name}.draw")
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("experiments."):
+            raise
+        raise UserError(f"{run} is a run of {name}, which has no figures") from None
+    try:
+        needed = draw.needed(results) if hasattr(draw, "needed") else results
+        # The flags stay exact.
+        return rounded(needed, DIGITS) | {"config": results["config"]}
+    except (KeyError, TypeError, IndexError, AttributeError):
+        raise UserError(f"{run / 'results.json'} is damaged or incomplete") from None
 
 
 def rounded(value: Any, digits: int) -> Any:
@@ -163,6 +175,8 @@ def _copy_examples(run: Path, copy: Path, count: int) -> None:
     if not (run / EXAMPLES).exists():
         raise UserError(f"{run} has no {EXAMPLES}; only runs of classify do")
     arrays = files.load_arrays(run / EXAMPLES)
+    if count > (most := min(map(len, arrays.values()))):
+        raise UserError(f"--examples must be at most {most}, got {count}", status=2)
     first = {name: array[:count] for name, array in arrays.items()}
     files.save_arrays(copy / EXAMPLES, first, compressed=True)
 
@@ -177,12 +191,26 @@ def _copy_network(folder: Path, to: Path) -> None:
     )
     checkpoints.save(to, step, model=model)
     shutil.copy(folder / checkpoints.SPEC, to)
-    for path in (to / f"{step}").iterdir():  # Orbax's, of the time of writing
+    written = to / f"{step}"
+    checksums = files.read_json(written / checkpoints.CHECKSUMS, "checksums")
+    for path in written.iterdir():  # Orbax's, of the time of writing
         if path.is_file():
             path.unlink()
-    (to / f"{step}" / "model" / NOTE).unlink(missing_ok=True)
+    (written / "model" / NOTE).unlink(missing_ok=True)
+    left = {name: checksums[name] for name in checksums if (written / name).exists()}
+    files.write_json(written / checkpoints.CHECKSUMS, left)
+
+
+def main() -> None:
+    """Runs the command; Ctrl-C leaves nothing behind."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with in_one_line(NAME):
+            parse_flags(keep, NAME, __doc__)
+    except KeyboardInterrupt:
+        print(f"\n{NAME}: stopped; nothing is kept", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":
-    with in_one_line(NAME):
-        tyro.cli(keep, prog=NAME, description=__doc__)
+    main()

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from bspec_jax.analysis import gradients
+from bspec_jax.analysis.hessian_products import compiled
 from bspec_jax.analysis.objective import Objective, frozen_responses
 from bspec_jax.analysis.observations import evaluate_hessian
 from bspec_jax.classifier.network import MAIN, Classifier, calibrate, load
@@ -29,6 +30,7 @@ from bspec_jax.storage import checkpoints
 from bspec_jax.trees import Tree
 
 FIRST_LAYER = ("stem/kernel",)
+CHUNK = 32  # examples at a time
 VANISHED = gradients.THRESHOLDS.index(1e-2)  # see `observations.evaluate_hessian`
 
 
@@ -120,7 +122,8 @@ def factor_shares(
     """
     objective = next(iter(by_clamp.values()))  # responses do not depend on the clamp
     scale = None if initial is None else initial.distributive
-    f, distributive, scale = _distributive(objective, params, leaves, scale)
+    of_objective = compiled(partial(_distributive, leaves), objective)
+    f, distributive, scale = of_objective(objective, params, scale)
     factors = {
         clamp: gradients.collaborative_factor(
             lambda f, o=objective: jax.vmap(o.loss)(f, o.targets).sum(), f
@@ -137,10 +140,13 @@ def factor_shares(
     return FactorShares(distributive, collaborative), scales
 
 
-@partial(jax.jit, static_argnames="leaves")
-def _distributive(objective, params, leaves, scale):
+def _distributive(leaves, objective, params, scale):
     """The output f, the shares of vanishing distributive factors, and their scale."""
-    f = jax.vmap(objective.respond, (None, 0))(params, objective.examples).sum(1)
+    f = jax.lax.map(
+        lambda example: objective.respond(params, example).sum(0),
+        objective.examples,
+        batch_size=CHUNK,
+    )
     chosen_objective, chosen = objective.of_leaves(params, leaves)
     arguments = chosen_objective.respond, chosen, objective.examples
     if scale is None:

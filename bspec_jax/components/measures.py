@@ -57,7 +57,7 @@ def ssim(
     Source: Wang et al., IEEE Trans. Image Processing 13 (2004), p. 600.
     """
     x, y = _pair(x, y)
-    metrics = needs("skimage.metrics", extra="segment")
+    metrics = needs("skimage.metrics", extra="generator")
     options = {
         "channel_axis": -1,
         "data_range": RANGE,

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
+from bspec_jax.storage.errors import ArgumentError
+
 PAIR = 2  # regions that a row through the eyes crosses
 SMALLEST = 1e-3  # share of the image's pixels; smaller regions are specks
 NEIGHBOURS = np.ones((3, 3), bool)  # 8-connectivity: pixels connect at a corner, too
@@ -18,7 +20,13 @@ Masks = Bool[np.ndarray, "N H W"]
 
 
 def regions(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "regions H W"]:
-    """Connected regions of a mask, except specks and regions that touch the edge."""
+    """Connected regions of a mask, except specks and regions that touch the edge.
+
+    Raises:
+      ArgumentError: if the mask is not boolean, such as a surface.
+    """
+    if mask.dtype != bool:
+        raise ArgumentError(f"a mask must be boolean, got {mask.dtype}")
     labels, count = ndimage.label(mask, NEIGHBOURS)
     connected = labels == np.arange(1, count + 1)[:, None, None]
     cut = connected[:, [0, -1]].any((1, 2)) | connected[:, :, [0, -1]].any((1, 2))

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from bspec_jax.components.indices import component_indices
+
 
 class Pictures(NamedTuple):
     """generated = residual + components.sum(0), around -1..1.
@@ -32,10 +34,19 @@ class Pictures(NamedTuple):
     ) -> Float[np.ndarray, "S H W C"]:
         """The generated images with another gain of a component; 1 is as generated.
 
+        Raises:
+          ArgumentError: as `component_indices`.
+
         Source: Figures 10, 11, 13 and 14.
         """
-        return self.generated + (gain - 1) * self.components[component]
+        (index,) = component_indices([component], len(self.components))
+        return self.generated + (gain - 1) * self.components[index]
 
     def sum_of(self, subset: Sequence[int]) -> Float[np.ndarray, "S H W C"]:
-        """The sum of some components, without R. Source: Figure 15."""
-        return self.components[list(subset)].sum(0)
+        """The sum of some components, without R. Source: Figure 15.
+
+        Raises:
+          ArgumentError: as `component_indices`.
+        """
+        indices = component_indices(subset, len(self.components))
+        return self.components[indices].sum(0)

@@ -5,18 +5,27 @@ details of an image x that the v_k do not add up to, use `remainder(x, component
 R: gains of 1 then give x itself.
 """
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 from scipy.optimize import lsq_linear
 
+from bspec_jax.storage.errors import ArgumentError
+
 Images = Float[Array | np.ndarray, "N H W C"]
 Components = Float[Array | np.ndarray, "M N H W C"]
 
 
 def remainder(images: Images, components: Components) -> Images:
-    """The residual R for which R + sum_k v_k equals the images."""
+    """The residual R for which R + sum_k v_k equals the images.
+
+    Raises:
+      ArgumentError: if shapes do not fit, or images are not floats, such as bytes.
+    """
+    _check(images, components)
     return images - components.sum(0)
 
 
@@ -34,9 +43,18 @@ def recombine(
       gains: g_k, shared by all images or of each image.
       region: where gains apply. Default: everywhere.
 
+    Raises:
+      ArgumentError: if shapes do not fit, or images are not floats, such as bytes.
+
     Source: section 7 and appendix A (Figures 13 and 14: the gain of one component).
     """
+    _check(residual, components, region)
     change = jnp.asarray(gains) - 1
+    if change.shape not in (components.shape[:1], components.shape[:2]):
+        raise ArgumentError(
+            f"`gains` must be [M] or [M, N], of {components.shape[:2]}, got shape "
+            f"{change.shape}"
+        )
     change = change.reshape(*change.shape, *(1,) * (components.ndim - change.ndim))
     if region is not None:
         change = change * jnp.asarray(region)[..., None]
@@ -57,6 +75,9 @@ def perturb_components(
       residual: R.
       components: v_k.
       scale: standard deviation of the gains.
+
+    Raises:
+      ArgumentError: if shapes do not fit, or images are not floats, such as bytes.
 
     Source: section 7 ("random channel perturbations for data augmentation").
     """
@@ -81,14 +102,51 @@ def fit_gains(
       components: v_k.
       region: the pixels that count. Default: all.
 
+    Raises:
+      ArgumentError: if shapes do not fit, a value is not finite, or images are not
+        floats, such as bytes.
+
     Cost: O(P M^2) time and O(P M) memory for P pixel values that count.
     """
+    _check(residual, components, region)
+    _check(target, components)
     where = np.ones(target.shape[:-1], bool) if region is None else region
+    if not where.any():
+        return np.ones(len(components))
     v = np.stack([np.asarray(v, np.float64)[where].ravel() for v in components], 1)
     wanted = np.asarray(target - residual, np.float64)[where].ravel() - v.sum(1)
+    if not (np.isfinite(v).all() and np.isfinite(wanted).all()):
+        raise ArgumentError("images and components must be finite numbers")
     # A QR factorisation reduces the equations, one per pixel value, to M.
     q, r = np.linalg.qr(v)
     # Solved for g - 1, so that a component that is 0 stays unchanged. The solver moves
     # its starting point strictly inside the bounds: hence the margin above 0.
-    change = lsq_linear(r, q.T @ wanted, (-1, 1e-9)).x
-    return np.clip(1 + change, 0, 1)
+    solution = lsq_linear(r, q.T @ wanted, (-1, 1e-9))
+    if not solution.success:
+        warnings.warn(
+            f"the gains are not the best: {solution.message}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return np.clip(1 + solution.x, 0, 1)
+
+
+def _check(images, components, region=None):
+    """Raises ArgumentError unless these are floats whose shapes fit."""
+    for array in (images, components):
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ArgumentError(
+                f"images and components must be floats, as in -1..1, got {array.dtype}"
+            )
+    if components.shape[1:] != images.shape:
+        raise ArgumentError(
+            "components must be [M, *images.shape], got shapes "
+            f"{components.shape} and {images.shape}"
+        )
+    if region is None:
+        return
+    if region.dtype != bool or region.shape != images.shape[:-1]:
+        raise ArgumentError(
+            f"`region` must be boolean, of shape {images.shape[:-1]}, got "
+            f"{region.dtype} {region.shape}"
+        )

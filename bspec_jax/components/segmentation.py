@@ -20,7 +20,9 @@ from jaxtyping import Bool, Float
 
 from bspec_jax.batching import batches_of_one_shape
 from bspec_jax.components.chan_vese import Border, chan_vese
+from bspec_jax.components.indices import component_indices
 from bspec_jax.components.pairs import Masks, mean_pair_score, pair
+from bspec_jax.storage.errors import ArgumentError, notify
 
 # Parts are small and have little contrast in a component: with scikit-image's weights,
 # the border shrinks to nothing around them.
@@ -28,6 +30,7 @@ BORDER = Border(length=0.02, inside=4.0)
 BLOCK, BLOCK_ON_ACCELERATOR = 16, 256  # images per compiled call
 # Values of `Choice.dark` and `Choice.level` that `search` tries.
 VARIANTS = tuple(itertools.product((False, True), (0.6, 0.7, 0.8)))
+CHOICES_AT_ONCE = 64  # in `search`, whose memory does not grow with their number
 REFINED = 6  # best choices that `search` varies by the components of `Choice.image`
 
 
@@ -46,10 +49,24 @@ class Choice(NamedTuple):
     level: float = 0.7
 
 
+class Segmented(NamedTuple):
+    """Masks by Chan-Vese, and whether each border has converged.
+
+    Where it has not, the mask is that of the last step: allow more `max_iterations`.
+    """
+
+    masks: Bool[np.ndarray, "*N H W"]
+    converged: Bool[np.ndarray, "*N"]
+
+
 def scalarise(
     components: Float[np.ndarray, "M N H W C"],
 ) -> Float[np.ndarray, "M N H W"]:
-    """HSV value of each image, after rescaling the image to 0..1."""
+    """HSV value of each image, after rescaling the image to 0..1.
+
+    Raises:
+      ArgumentError: if a value is not finite.
+    """
     return _rescaled(components, (-3, -2, -1)).max(-1)
 
 
@@ -59,24 +76,33 @@ def combine(
     """Mean of the chosen components, rescaled to 0..1 in each image.
 
     Raises:
-      ValueError: if no component is chosen, or an index is out of range.
+      ArgumentError: as `component_indices`, or if a value is not finite.
     """
-    if not chosen or not all(0 <= k < len(scalars) for k in chosen):
-        raise ValueError(
-            f"components must be some of 0..{len(scalars) - 1}, got {list(chosen)}"
-        )
-    return _rescaled(scalars[list(chosen)].mean(0), (-2, -1))
+    indices = component_indices(chosen, len(scalars))
+    return _rescaled(scalars[indices].mean(0), (-2, -1))
 
 
 def _rescaled(x, axes):
+    _check_finite(x)
     low, high = x.min(axes, keepdims=True), x.max(axes, keepdims=True)
     return (x - low) / np.where(high > low, high - low, 1)
+
+
+def _check_finite(*arrays):
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ArgumentError("the components to segment must be finite numbers")
 
 
 def initial_surface(
     scalars: Float[np.ndarray, "M N H W"], choice: Choice
 ) -> Float[np.ndarray, "N H W"]:
-    """The initial surface, in -1..1: positive where the components exceed the level."""
+    """The initial surface, in -1..1: positive where the components exceed the level.
+
+    Raises:
+      ArgumentError: as `component_indices`, or if the level is not in 0..1, below 1.
+    """
+    if not 0 <= choice.level < 1:
+        raise ArgumentError(f"`level` must be in 0..1, below 1, got {choice.level}")
     bright = combine(scalars, choice.surface)
     if choice.dark:
         bright = 1 - bright
@@ -88,8 +114,20 @@ def segment(
     choice: Choice,
     border: Border = BORDER,
 ) -> Masks:
-    """A mask of the pair of parts of each image; empty where none is found."""
-    return segment_all(scalarise(components), [choice], border)[0]
+    """A mask of the pair of parts of each image; empty where none is found.
+
+    Warns if borders have not converged; `segment_all` says which.
+
+    Raises:
+      ArgumentError: as `segment_all`.
+    """
+    (masks,), (converged,) = segment_all(scalarise(components), [choice], border)
+    if not converged.all():
+        notify(
+            f"{(~converged).sum()} of {len(converged)} borders have not converged in "
+            f"{border.max_iterations} steps"
+        )
+    return masks
 
 
 def segment_all(
@@ -97,8 +135,8 @@ def segment_all(
     choices: Sequence[Choice],
     border: Border = BORDER,
     advance: Callable[[int], object] = lambda images: None,
-) -> Bool[np.ndarray, "choices N H W"]:
-    """Masks by each of several choices of components.
+) -> Segmented:
+    """Masks `[choices, N, H, W]` by each of several choices of components.
 
     Args:
       scalars: components, from `scalarise`.
@@ -106,13 +144,14 @@ def segment_all(
       advance: takes the number of images segmented since its last call.
 
     Raises:
-      ValueError: as `combine`.
+      ArgumentError: as `combine`, `initial_surface` and `inside`.
     """
     images = np.stack([combine(scalars, choice.image) for choice in choices])
     surfaces = np.stack([initial_surface(scalars, choice) for choice in choices])
     flat = (-1, *images.shape[2:])
-    masks = inside(images.reshape(flat), surfaces.reshape(flat), border, advance)
-    return np.stack([pair(mask) for mask in masks]).reshape(images.shape)
+    found = inside(images.reshape(flat), surfaces.reshape(flat), border, advance)
+    masks = np.stack([pair(mask) for mask in found.masks]).reshape(images.shape)
+    return Segmented(masks, found.converged.reshape(images.shape[:2]))
 
 
 def inside(
@@ -120,38 +159,59 @@ def inside(
     surfaces: Float[np.ndarray, "N H W"],
     border: Border = BORDER,
     advance: Callable[[int], object] = lambda images: None,
-) -> Masks:
-    """Where `chan_vese`'s surface is positive; nowhere in a constant image."""
+) -> Segmented:
+    """Where `chan_vese`'s surface is positive; nowhere in a constant image.
+
+    Raises:
+      ArgumentError: if a value is not finite.
+    """
+    _check_finite(images, surfaces)
     on_cpu = jax.default_backend() == "cpu"
     size = min(BLOCK if on_cpu else BLOCK_ON_ACCELERATOR, len(images))
 
-    def positive(block):
+    def solve(block):
         index, count = block
         segmented = chan_vese(
             images[index], surfaces[index], border, at_once=1 if on_cpu else size
         )
-        return np.asarray(segmented.surface)[:count] > 0
+        positive = np.asarray(segmented.surface)[:count] > 0
+        return positive, np.asarray(segmented.converged)[:count]
 
     # XLA runs such small loops on a single core; a thread per core uses all of them.
     blocks = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for masks in pool.map(positive, batches_of_one_shape(len(images), size)):
-            blocks.append(masks)
-            advance(len(masks))
-    return np.concatenate(blocks) & (np.ptp(images, (1, 2)) > 0)[:, None, None]
+        for block in pool.map(solve, batches_of_one_shape(len(images), size)):
+            blocks.append(block)
+            advance(len(block[0]))
+    masks, converged = map(np.concatenate, zip(*blocks, strict=True))
+    varied = images.max((1, 2)) > images.min((1, 2))
+    return Segmented(masks & varied[:, None, None], converged)
 
 
 def iou(masks: Masks, truth: Masks) -> Float[np.ndarray, " N"]:
-    """Intersection over union of each mask and its truth; 1 where both are empty."""
+    """Intersection over union of each mask and its truth; 1 where both are empty.
+
+    Raises:
+      ArgumentError: unless both are boolean and of one shape.
+    """
+    if not masks.dtype == truth.dtype == bool or masks.shape != truth.shape:
+        raise ArgumentError(
+            f"masks must be boolean and of one shape, got {masks.dtype}{masks.shape} "
+            f"and {truth.dtype}{truth.shape}"
+        )
     union = (masks | truth).sum((1, 2))
     return np.where(union > 0, (masks & truth).sum((1, 2)) / np.maximum(union, 1), 1.0)
 
 
 class RankedChoice(NamedTuple):
-    """A choice and its value by a criterion; larger is better."""
+    """A choice and its value by a criterion; larger is better.
+
+    converged: share of the borders that have converged.
+    """
 
     value: float
     choice: Choice
+    converged: float
 
 
 def search(
@@ -178,23 +238,19 @@ def search(
     """
     combinations = _combinations(len(scalars), largest)
     same = [Choice(c, c, *variant) for c in combinations for variant in VARIANTS]
-    masks_of_same = segment_all(scalars, same, border, advance)
-
-    def ranking(criterion):
-        ranked = _ranked(same, masks_of_same, criterion)
+    rankings = _evaluate(scalars, same, criteria, border, advance)
+    for ranking, criterion in zip(rankings, criteria, strict=True):
+        ranking.sort(key=_by_value)
         refined = [
             best.choice._replace(image=components)
-            for best in ranked[:REFINED]
+            for best in ranking[:REFINED]
             for components in combinations
             if components != best.choice.image
         ]
-        if not refined:  # of a single component
-            return ranked
-        masks_of_refined = segment_all(scalars, refined, border, advance)
-        ranked += _ranked(refined, masks_of_refined, criterion)
-        return sorted(ranked, key=_by_value)
-
-    return [ranking(criterion) for criterion in criteria]
+        (found,) = _evaluate(scalars, refined, [criterion], border, advance)
+        ranking += found
+        ranking.sort(key=_by_value)
+    return rankings
 
 
 def search_size(num_components: int, num_criteria: int = 1, largest: int = 2) -> int:
@@ -212,8 +268,15 @@ def _combinations(num_components, largest):
     ]
 
 
-def _ranked(choices, masks, criterion):
-    return sorted(map(RankedChoice, map(criterion, masks), choices), key=_by_value)
+def _evaluate(scalars, choices, criteria, border, advance):
+    """The choices with their values, by each criterion."""
+    evaluated = [[] for _ in criteria]
+    for start in range(0, len(choices), CHOICES_AT_ONCE):
+        some = choices[start : start + CHOICES_AT_ONCE]
+        masks, converged = segment_all(scalars, some, border, advance)
+        for found, criterion in zip(evaluated, criteria, strict=True):
+            found += map(RankedChoice, map(criterion, masks), some, converged.mean(1))
+    return evaluated
 
 
 def _by_value(ranked):

@@ -16,6 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import fft
 
+from bspec_jax.storage.errors import ArgumentError
+
 ABOVE = -math.pi / 2  # tilt of light from above
 # Candidates of `fit_shading`.
 RELIEFS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -45,9 +47,14 @@ def normals_from_shading(
       tilt: direction of the light, in radians from right to down.
       damping: regularisation, in squared radians per pixel; larger is smoother.
 
+    Raises:
+      ArgumentError: if the damping is not positive.
+
     Source: Pentland, "Shape information from shading: a theory about human perception",
     ICCV 1988, with a regularised division. Cost: one FFT of 4 H W pixels per image.
     """
+    if not damping > 0:
+        raise ArgumentError(f"`damping` must be positive, got {damping}")
     # The FFT is periodic: without a margin, opposite edges would meet.
     margin = [(0, 0), *((n // 2, n - n // 2) for n in shading.shape[1:])]
     deviation = shading.std((1, 2), keepdims=True)
@@ -78,7 +85,13 @@ def mean_angular_error(
     truth: Float[np.ndarray, "N H W 3"],
     region: Bool[np.ndarray, "N H W"],
 ) -> Float[np.ndarray, " N"]:
-    """Mean `angular_error` over the region of each image, in degrees."""
+    """Mean `angular_error` over the region of each image, in degrees.
+
+    Raises:
+      ArgumentError: if a region is empty, or not boolean.
+    """
+    if region.dtype != bool or not region.any((1, 2)).all():
+        raise ArgumentError("`region` must be boolean, with some pixels of every image")
     angle = angular_error(normals, truth)
     return (angle * region).sum((1, 2)) / region.sum((1, 2))
 
@@ -102,7 +115,12 @@ def fit_shading(
       shading: intensities.
       truth: unit normals.
       region: pixels that count; some of every image.
+
+    Raises:
+      ArgumentError: if a region is empty, or a value is not finite.
     """
+    if not (np.isfinite(shading).all() and np.isfinite(truth).all()):
+        raise ArgumentError("`shading` and `truth` must be finite numbers")
 
     def error(relief, damping):
         normals = normals_from_shading(shading, relief=relief, damping=damping)

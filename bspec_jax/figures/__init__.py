@@ -3,6 +3,7 @@
 Each function takes plain JSON values or arrays and returns a matplotlib Figure.
 """
 
+from bspec_jax.figures import backend  # noqa: F401  (before all of matplotlib)
 from bspec_jax.figures.applications import (
     augmentation,
     edit_shares,
@@ -43,13 +44,14 @@ from bspec_jax.figures.hessian import (
     hessian_index,
     hessian_ratio,
 )
+from bspec_jax.figures.own_images import own_contributions
 from bspec_jax.figures.segment import (
     overlaid,
     segmentation_scores,
     segmentation_steps,
     segmentations,
 )
-from bspec_jax.figures.style import TASK_TITLES
+from bspec_jax.figures.style import TASK_TITLES, Figure
 from bspec_jax.figures.toy import (
     toy_active,
     toy_covariances,
@@ -61,6 +63,7 @@ from bspec_jax.figures.toy import (
 
 __all__ = [
     "TASK_TITLES",
+    "Figure",
     "active_against_branches",
     "architecture",
     "augmentation",
@@ -89,6 +92,7 @@ __all__ = [
     "most_confident_images",
     "normal_errors",
     "overlaid",
+    "own_contributions",
     "pictures",
     "segmentation_scores",
     "segmentation_steps",

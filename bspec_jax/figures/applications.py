@@ -5,15 +5,23 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from bspec_jax.figures.style import COLOURS, floats, picture_grid, styled
+from bspec_jax.figures.style import (
+    COLOURS,
+    Name,
+    floats,
+    intervals,
+    picture_grid,
+    styled,
+    undefined,
+)
 
 PLACES = {"everywhere": "changed everywhere", "inside": "inside the masks"}
 
 
 @styled
-def pictures(rows: Mapping[str, np.ndarray], titles: Sequence[str]) -> Figure:
-    """Rows of images `[S, H, W, C]` in -1..1, by name; `titles` head the columns."""
-    return picture_grid(rows, titles)
+def pictures(rows: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
+    """Rows of images `[S, H, W, C]` in -1..1, by name; classes head the columns."""
+    return picture_grid(rows, list(map(Name, classes)))
 
 
 @styled
@@ -37,7 +45,9 @@ def edit_shares(results: Mapping, names: Mapping[str, str]) -> Figure:
                 color=COLOURS[i],
                 label=label,
             )
-        ax.axhline(results["chance"], color="0.3", linestyle=":", label="chance")
+        ax.axhline(
+            floats(results["chance"]), color="0.3", linestyle=":", label="chance"
+        )
         ax.set(title=names[source], xlabel="component", xticks=range(len(rows)))
         ax.set(ylim=(0, 1))
     axes[0].set_ylabel("share of the change in the part")
@@ -55,13 +65,22 @@ def normal_errors(results: Mapping, names: Mapping[str, str]) -> Figure:
     """
     shadings = [name for name in names if name in results]
     means = floats([results[name]["mean"] for name in shadings])
-    bounds = floats([results[name]["interval"] for name in shadings])
+    bounds = intervals([results[name]["interval"] for name in shadings])
     figure = Figure(figsize=(5.4, 2.8))
     ax = figure.subplots()
     places = np.arange(len(shadings))
     ax.barh(places, means, xerr=np.abs(bounds.T - means), capsize=2)
-    for y, mean in zip(places, means, strict=True):
-        ax.text(0.6, y, f"{mean:.1f}", va="center", color="white", fontsize=8)
+    for y, name in zip(places, shadings, strict=True):
+        mean = results[name]["mean"]
+        ax.text(
+            0.02,
+            y,
+            undefined(mean, ".1f"),
+            va="center",
+            color="0.3" if mean is None else "white",
+            fontsize=8,
+            transform=ax.get_yaxis_transform(),
+        )
     ax.set_yticks(places, [names[name] for name in shadings])
     ax.invert_yaxis()
     ax.set(xlabel="mean angular error of the normals, degrees")

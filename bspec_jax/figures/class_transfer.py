@@ -11,12 +11,16 @@ from matplotlib.ticker import MaxNLocator
 
 from bspec_jax.components.pictures import Pictures
 from bspec_jax.figures.style import (
+    AS_IT_IS,
     COLOURS,
     DIVERGING,
+    Name,
     floats,
     picture_grid,
+    shown,
     styled,
     text_colour,
+    undefined,
 )
 
 GAINS = (-1, 0, 1, 2, 3)  # of a component in Figures 13 and 14; 1 is as generated
@@ -32,11 +36,11 @@ def transfers(classes: Sequence[str], pictures: Pictures) -> Figure:
         "$R$": pictures.residual,
         "own class": pictures.generated,
         **{
-            f"as {name}": images
+            Name(f"as {name}"): images
             for name, images in zip(classes, pictures.transfers, strict=True)
         },
     }
-    titles = [classes[pictures.labels[i]] for i in order]
+    titles = [Name(classes[pictures.labels[i]]) for i in order]
     return picture_grid({name: row[order] for name, row in rows.items()}, titles)
 
 
@@ -105,7 +109,7 @@ def decompositions(
             for stack in (pictures.images, pictures.generated, pictures.residual)
         ]
         components = stretched(pictures.components[:, example])
-        rows[f"{class_name} {i}"] = [*whole, *components]
+        rows[Name(f"{class_name} {i}")] = [*whole, *components]
         if len(pictures.inputs):
             inputs = stretched(pictures.inputs[:, example])
             blanks = [_blank(image) for image in whole]
@@ -143,11 +147,12 @@ def generator_training(curves: Sequence[Mapping], energy_shares: np.ndarray) -> 
     )
     steps = [line["step"] for line in monitored]
     for key, label in (("transfer_accuracy", "transfers"), ("kept", "own class kept")):
-        rates = [line[key] for line in monitored]
+        rates = floats([line[key] for line in monitored])
         axes[0, 2].plot(steps, rates, "o-", ms=3, label=label)
     axes[0, 2].set(title="share recognised", ylim=(0, 1.02))
     axes[0, 2].legend()
-    axes[1, 0].plot(steps, [line["psnr"] for line in monitored], "o-", ms=3)
+    psnr = floats([line["psnr"] for line in monitored])
+    axes[1, 0].plot(steps, psnr, "o-", ms=3)
     axes[1, 0].set(title="PSNR of re-generation, dB")
     _energy_panel(axes[1, 1], steps, energy_shares)
     _deviation_panel(axes[1, 2], steps, monitored)
@@ -160,7 +165,7 @@ def _curves(ax, curves, keys, title):
     """One curve per key, labelled by its first word."""
     steps = [line["step"] for line in curves]
     for key in keys:
-        values = [line[key] for line in curves]
+        values = floats([line[key] for line in curves])
         ax.plot(steps, values, marker=_marker(steps), label=key.split("_")[0])
     ax.set(title=title, ylim=(0, None))
     ax.legend()
@@ -173,7 +178,9 @@ def _marker(points):
 def _energy_panel(ax, steps, shares):
     """Shares of energy, with the branch's number at the end of its curve."""
     lines = ax.plot(steps, shares, lw=1.2, marker=_marker(steps), ms=3)
-    for k, (line, share) in enumerate(zip(lines, shares[-1], strict=True)):
+    for k, line in enumerate(lines):
+        if not steps or not np.isfinite(share := shares[-1][k]):
+            continue
         ax.annotate(
             f" {k}",
             (steps[-1], share),
@@ -188,12 +195,13 @@ def _energy_panel(ax, steps, shares):
 def _deviation_panel(ax, steps, monitored):
     """Standard deviations of R, x and, where there are any, of the phi_k."""
     residual, image = (
-        [line[f"{name}_std"] for line in monitored] for name in ("residual", "image")
+        floats([line[f"{name}_std"] for line in monitored])
+        for name in ("residual", "image")
     )
     marker = _marker(steps)
     ax.plot(steps, residual, "o-", ms=3, label="$R$")
     ax.plot(steps, image, "k--", lw=0.8, marker=marker, ms=3, label="$x$")
-    if monitored[0]["input_std"]:
+    if monitored and monitored[0]["input_std"]:
         inputs = floats([line["input_std"] for line in monitored])
         ax.plot(steps, inputs, color="0.6", lw=0.8, marker=marker, ms=3)
         ax.plot([], [], color="0.6", lw=0.8, label="$\\varphi_k$")
@@ -210,7 +218,7 @@ def component_energy(results: Mapping) -> Figure:
     share = floats(results["energy_share"])
     left.bar(range(len(share)), share, color=COLOURS[0])
     left.set(
-        title=f"energy: {results['active']} active of {len(share)}",
+        title=f"energy: {undefined(results['active'])} active of {len(share)}",
         xlabel="component",
         ylabel="share",
     )
@@ -218,7 +226,8 @@ def component_energy(results: Mapping) -> Figure:
         (middle, results["initial"], "correlation, before training"),
         (right, results, "correlation, after training"),
     ):
-        image = ax.imshow(scores["correlation"], cmap=DIVERGING, vmin=-1, vmax=1)
+        correlation = floats(scores["correlation"])
+        image = ax.imshow(correlation, cmap=DIVERGING, vmin=-1, vmax=1)
         ax.grid(False)
         ax.set(title=title, xlabel="component")
         for axis in (ax.xaxis, ax.yaxis):
@@ -245,8 +254,9 @@ def transfer_rates(results: Mapping) -> Figure:
 def _table(ax, values, rows, columns, **options):
     image = ax.imshow(values, aspect="auto", **{"vmin": 0, "vmax": 1} | options)
     ax.grid(False)
-    ax.set_xticks(range(len(columns)), columns, fontsize=8)
-    ax.set_yticks(range(len(rows)), rows, fontsize=8)
+    for set_ticks, names in ((ax.set_xticks, columns), (ax.set_yticks, rows)):
+        labels = [shown(name) for name in names]
+        set_ticks(range(len(names)), labels, **AS_IT_IS, fontsize=8)
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = text_colour(image.cmap(image.norm(value)))
@@ -264,7 +274,7 @@ def component_scores(results: Mapping) -> Figure:
     figure = Figure(figsize=(9.6, 4.4))
     axes = figure.subplots(2, 1, height_ratios=(len(parts), len(layers)))
     values = floats([part["mean"] for part in parts.values()])
-    limit = max(2.0, np.nanmax(values))
+    limit = np.nanmax(values, initial=2.0)
     _table(axes[0], values, list(parts), components, vmax=limit, cmap="viridis")
     axes[0].set_title("share of a component's energy in a part, relative to chance")
     values = floats([layer["mean"] for layer in layers.values()])

@@ -15,8 +15,12 @@ from bspec_jax.figures.style import (
     class_axis,
     floats,
     frame,
+    limit_of,
     styled,
+    undefined,
 )
+
+Numbers = Sequence[float | int | None] | np.ndarray
 
 
 @styled
@@ -74,7 +78,7 @@ def branch_covariances(panels: Mapping[str, Sequence]) -> Figure:
 
 
 def _matrix(ax, matrix):
-    limit = np.abs(matrix).max(initial=1e-12)
+    limit = limit_of(matrix)
     image = ax.imshow(matrix, cmap=DIVERGING, vmin=-limit, vmax=limit)
     frame(ax)
     ticks = range(0, len(matrix), max(1, len(matrix) // 8))
@@ -97,7 +101,7 @@ def branch_outputs(network: Mapping, classes: Sequence[str]) -> Figure:
     outputs, norms = floats(network["class_outputs"]), floats(network["class_norms"])
     figure = Figure(figsize=(8.4, 0.19 * len(outputs) + 1.9))
     left, right = figure.subplots(1, 2)
-    limit = np.nanmax(np.abs(outputs), initial=1e-12)
+    limit = limit_of(outputs)
     for ax, values, label, options in (
         (
             left,
@@ -115,8 +119,8 @@ def branch_outputs(network: Mapping, classes: Sequence[str]) -> Figure:
     left.set_title("output for the true class")
     right.set_title("size of the response")
     figure.suptitle(
-        f"$M = {network['branches']}$: {network['active']} active and "
-        f"{network['silent']} silent branches",
+        f"$M = {network['branches']}$: {undefined(network['active'])} active and "
+        f"{undefined(network['silent'])} silent branches",
         fontsize=10,
     )
     return figure
@@ -136,7 +140,7 @@ def branch_outputs_sweep(networks: Sequence[Mapping], classes: Sequence[str]) ->
     )
     for (left, right), network in zip(grid, networks, strict=True):
         outputs = floats(network["class_outputs"])
-        limit = np.nanmax(np.abs(outputs), initial=1e-12)
+        limit = limit_of(outputs)
         image = left.imshow(
             outputs, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto"
         )
@@ -144,8 +148,8 @@ def branch_outputs_sweep(networks: Sequence[Mapping], classes: Sequence[str]) ->
         left.set_xticks([])
         left.set_yticks(range(0, len(outputs), max(1, len(outputs) // 8)))
         left.set(
-            title=f"$M = {network['branches']}$: {network['active']} active, "
-            f"{network['silent']} silent",
+            title=f"$M = {network['branches']}$: {undefined(network['active'])} "
+            f"active, {undefined(network['silent'])} silent",
             ylabel="branch $k$",
         )
         figure.colorbar(image, ax=left, pad=0.01)
@@ -196,10 +200,10 @@ def classifier_training(curves: Sequence[Mapping], network: str = "main") -> Fig
 
 @styled
 def branch_ablation(
-    points_lost: np.ndarray,
-    kept: Sequence[float],
-    alone: np.ndarray,
-    num_active: int,
+    points_lost: Numbers,
+    kept: Numbers,
+    alone: Numbers,
+    num_active: int | None,
 ) -> Figure:
     """Accuracy without each branch, and with the largest 1, 2 ... M branches only.
 
@@ -208,7 +212,10 @@ def branch_ablation(
       kept: accuracy of the largest 1, 2 ... M branches, summed, `[M]`.
       alone: accuracy of each branch on its own, largest first, `[M]`.
       num_active: number of active branches, which are the largest.
+
+    Null or NaN leaves a gap.
     """
+    points_lost, kept, alone = map(floats, (points_lost, kept, alone))
     figure = Figure(figsize=(8.4, 3.0))
     left, right = figure.subplots(1, 2)
     left.bar(range(len(points_lost)), points_lost, color=COLOURS[0])
@@ -220,15 +227,16 @@ def branch_ablation(
     ranks = range(1, len(kept) + 1)
     right.plot(ranks, kept, "o-", ms=3, label="kept in the sum")
     right.plot(ranks, alone, "s:", ms=3, color=COLOURS[1], label="alone")
-    right.axvline(num_active, color="0.6", lw=1, ls="--")
-    right.text(
-        num_active + 0.1,
-        0.03,
-        "active",
-        fontsize=7,
-        color="0.4",
-        transform=right.get_xaxis_transform(),
-    )
+    if num_active is not None:
+        right.axvline(num_active, color="0.6", lw=1, ls="--")
+        right.text(
+            num_active + 0.1,
+            0.03,
+            "active",
+            fontsize=7,
+            color="0.4",
+            transform=right.get_xaxis_transform(),
+        )
     right.set(
         title="accuracy of the largest branches",
         xlabel="branches in order of their response norm",

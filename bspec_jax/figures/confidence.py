@@ -13,10 +13,14 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from bspec_jax.figures.style import (
+    AS_IT_IS,
     DIVERGING,
     class_axis,
     floats,
     frame,
+    limit_of,
+    nothing,
+    shown,
     styled,
     text_colour,
 )
@@ -39,7 +43,8 @@ def branch_confidence(
     """
     counts = np.bincount(labels, minlength=len(classes))
     edges = [0, *np.cumsum(counts)]
-    limit = np.quantile(np.abs(confidence), 0.995)
+    finite = np.abs(confidence[np.isfinite(confidence)])
+    limit = limit_of(np.quantile(finite, [0.995])) if finite.size else 1.0
     figure = Figure(figsize=(9.6, 0.19 * len(confidence) + 1.5))
     ax = figure.subplots()
     image = ax.imshow(
@@ -55,7 +60,8 @@ def branch_confidence(
         ax.axvline(edge - 0.5, color="black", lw=0.8)
     ax.set_xticks(
         [(a + b - 1) / 2 for a, b in pairwise(edges)],
-        classes,
+        [shown(name) for name in classes],
+        **AS_IT_IS,
         fontsize=8,
     )
     ax.set_yticks(range(0, len(confidence), 1 if len(confidence) <= 16 else 4))
@@ -81,6 +87,9 @@ def most_confident_images(
         `[n]`, and `shared`, the number of images also in another branch's block.
       share: the share of the class that a block shows.
     """
+    blocks = [block for block in blocks if len(block["images"])]
+    if not blocks:
+        return nothing("no test images of these classes and branches")
     several = len({block["branch"] for block in blocks}) > 1
     heights = [-(-len(block["images"]) // ROW) for block in blocks]
     figure = Figure(figsize=(9.6, 0.45 * sum(heights) + 0.3 * len(blocks) + 0.4))
@@ -90,7 +99,7 @@ def most_confident_images(
         ax.axis("off")
         confidence = block["confidence"]
         title = (
-            f"{classes[block['label']]}, branch {block['branch']}: confidence "
+            f"{shown(classes[block['label']])}, branch {block['branch']}: confidence "
             f"{confidence[0]:.2f} to {confidence[-1]:.2f}"
         )
         if several:
@@ -98,7 +107,7 @@ def most_confident_images(
                 f"; {block['shared']} of {len(block['images'])} are also in another "
                 "branch's top"
             )
-        ax.set_title(title, fontsize=8, loc="left")
+        ax.set_title(title, **AS_IT_IS, fontsize=8, loc="left")
     figure.suptitle(
         f"Test images in the top {100 * share:g} % of confidence", fontsize=10
     )
@@ -133,7 +142,7 @@ def branch_enrichment(enrichment: Mapping, classes: Sequence[str]) -> Figure:
     class_axis(ax, classes)
     ax.set_yticks(range(len(count)))
     for (k, c), number in np.ndenumerate(count):
-        if number:
+        if number and np.isfinite(number):
             mark = "*" if enrichment["significant"][k][c] else ""
             ax.text(
                 c,

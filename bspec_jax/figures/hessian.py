@@ -7,11 +7,15 @@ from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 
 from bspec_jax.figures.style import (
+    AS_IT_IS,
     COLOURS,
     DIVERGING,
     TASK_TITLES,
     band,
     floats,
+    intervals,
+    limit_of,
+    printable,
     styled,
 )
 
@@ -38,7 +42,7 @@ def hessian_heat_maps(title: str, examples: Sequence[Mapping]) -> Figure:
     chosen = heat_map_stages(examples)
     figure = Figure(figsize=(3.1 * len(chosen) + 0.9, 3.6))
     row = figure.subplots(1, len(chosen), squeeze=False)[0]
-    limit = max(np.abs(floats(e["hessian"])).max() for e in chosen) or 1.0
+    limit = limit_of(floats([e["hessian"] for e in chosen]))
     norm = SymLogNorm(limit / 1000, vmin=-limit, vmax=limit)
     for ax, example in zip(row, chosen, strict=True):
         matrix, m = floats(example["hessian"]), example["branches"]
@@ -47,9 +51,9 @@ def hessian_heat_maps(title: str, examples: Sequence[Mapping]) -> Figure:
         edges = np.arange(1, m) * p - 0.5
         ax.vlines(edges, -0.5, m * p - 0.5, color="0.55", lw=0.3)
         ax.hlines(edges, -0.5, m * p - 0.5, color="0.55", lw=0.3)
-        shown = range(0, m, max(1, m // 6))
-        centres = [(k + 0.5) * p - 0.5 for k in shown]
-        labels = [str(k) for k in shown]
+        ticks = range(0, m, max(1, m // 6))
+        centres = [(k + 0.5) * p - 0.5 for k in ticks]
+        labels = [str(k) for k in ticks]
         ax.set(xticks=centres, yticks=centres, xlabel="branch $l$")
         ax.set(xticklabels=labels, yticklabels=labels)
         ax.grid(False)
@@ -65,7 +69,8 @@ def hessian_heat_maps(title: str, examples: Sequence[Mapping]) -> Figure:
     )
     bar.minorticks_off()
     figure.suptitle(
-        f"{title}, $M = {m}$: block Hessian of one network",
+        f"{printable(title)}, M = {m}: block Hessian of one network",
+        **AS_IT_IS,
         fontsize=10,
     )
     return figure
@@ -103,7 +108,7 @@ def hessian_ratio(tasks: Mapping) -> Figure:
         )
         for stage, name, label, colour, style in lines:
             values = stage["measures"][name]
-            low, high = floats(values["interval"]).T
+            low, high = intervals(values["interval"]).T
             band(right, data["branches"], low, high, colour)
             right.plot(
                 data["branches"],
@@ -240,7 +245,10 @@ def gradient_factors(tasks: Mapping) -> Figure:
 
 def _spread(ax, steps, quantiles, label):
     """Five quantiles along training, on a logarithmic axis that includes step 0."""
-    lowest, low, median, high, highest = floats(quantiles).T
+    unknown = [None] * 5
+    lowest, low, median, high, highest = floats(
+        [unknown if five is None else five for five in quantiles]
+    ).T
     ax.fill_between(steps, lowest, highest, color=COLOURS[0], alpha=0.15)
     ax.fill_between(steps, low, high, color=COLOURS[0], alpha=0.3)
     ax.plot(steps, median, color=COLOURS[0], marker="o", ms=3, label=label)

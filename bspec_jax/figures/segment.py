@@ -9,7 +9,16 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
-from bspec_jax.figures.style import COLOURS, floats, picture_grid, styled
+from bspec_jax.figures.style import (
+    AS_IT_IS,
+    COLOURS,
+    Name,
+    floats,
+    intervals,
+    picture_grid,
+    shown,
+    styled,
+)
 
 MASK_COLOUR = np.array([1.0, -0.7, -0.7])  # red
 TRUTH_COLOUR = np.array([-0.8, 1.0, 1.0])  # cyan
@@ -34,7 +43,7 @@ def segmentations(
       truth: outlined in cyan.
     """
     rows = {name: overlaid(images, of_row, truth) for name, of_row in masks.items()}
-    return picture_grid({"image $x$": images, **rows}, titles)
+    return picture_grid({"image $x$": images, **rows}, list(map(Name, titles)))
 
 
 @styled
@@ -58,7 +67,7 @@ def segmentation_steps(
         "Chan-Vese": overlaid(images, arrays["inside"]),
         "pairs": overlaid(images, arrays["pairs"], arrays.get("truth")),
     }
-    return picture_grid(rows, titles)
+    return picture_grid(rows, list(map(Name, titles)))
 
 
 def overlaid(
@@ -100,7 +109,7 @@ def segmentation_scores(results: Mapping, names: Mapping[str, str]) -> Figure:
         by_class = results["methods"][method]["by_class"]
         scores = [by_class[class_name] for class_name in classes]
         means = floats([score["iou"] for score in scores])
-        bounds = floats([score["iou_interval"] for score in scores])
+        bounds = intervals([score["iou_interval"] for score in scores])
         places = np.arange(len(classes)) + (i - (len(names) - 1) / 2) * width
         ax.bar(
             places,
@@ -112,7 +121,8 @@ def segmentation_scores(results: Mapping, names: Mapping[str, str]) -> Figure:
             capsize=2,
         )
     ax.set(ylim=(0, 1), ylabel=f"IoU of {results['part']}")
-    ax.set_xticks(range(len(classes)), classes)
+    labels = [shown(name) for name in classes]
+    ax.set_xticks(range(len(classes)), labels, **AS_IT_IS)
     # Above the axes: bars may reach the top.
     figure.legend(loc="outside upper center", ncols=2)
     return figure

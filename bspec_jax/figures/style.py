@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 STYLE = {
+    "text.usetex": False,
     "figure.dpi": 160,
     "savefig.dpi": 160,
     "figure.constrained_layout.use": True,
@@ -26,7 +27,53 @@ STYLE = {
 COLOURS = STYLE["axes.prop_cycle"].by_key()["color"]
 TASK_TITLES = {"toy1": "Toy 1", "toy2": "Toy 2"}
 DIVERGING = "RdBu_r"
+LONGEST = 32  # characters of a name that a figure shows
 CELL = 0.62  # side of a picture in a grid, in inches
+
+
+class Name(str):
+    """Text from the data, such as a class, which `as_drawn` and `shown` keep as it is.
+
+    Matplotlib gets `AS_IT_IS` with what `shown` returns: `$` begins no mathematics.
+    """
+
+
+AS_IT_IS = {"parse_math": False}
+
+
+def printable(name: str) -> str:
+    """A name from the data on one line, with what cannot be printed escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def shown(name: str) -> str:
+    """`printable`; of a long name, the middle is left out."""
+    line = printable(name)
+    if len(line) <= LONGEST:
+        return line
+    return f"{line[: LONGEST // 2]}…{line[-LONGEST // 2 + 1 :]}"
+
+
+def as_drawn(text: str) -> tuple[str, dict]:
+    """A text, and the options of the matplotlib Text that draws it."""
+    return (shown(text), AS_IT_IS) if isinstance(text, Name) else (text, {})
+
+
+def undefined(value: float | int | None, form: str = "g") -> str:
+    """A number of results.json; null becomes a question mark."""
+    return "?" if value is None else f"{value:{form}}"
+
+
+def limit_of(values: np.ndarray) -> float:
+    """The largest magnitude of the finite values, for symmetric colours; above 0."""
+    finite = np.abs(values[np.isfinite(values)])
+    return float(finite.max(initial=0)) or 1.0
+
+
+def intervals(values: Sequence) -> np.ndarray:
+    """Intervals `[K, 2]` of JSON, of which each bound or the whole may be null."""
+    pairs = [(None, None) if pair is None else pair for pair in values]
+    return floats(pairs).reshape(-1, 2)
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -51,6 +98,13 @@ def floats(values) -> np.ndarray:
     return np.array(values, float)
 
 
+def nothing(why: str) -> Figure:
+    """A figure of results that hold nothing to draw."""
+    figure = Figure(figsize=(4.4, 1.0))
+    figure.text(0.5, 0.5, why, ha="center", va="center")
+    return figure
+
+
 def frame(ax):
     """Frames an image, without a grid over its pixels."""
     ax.grid(False)
@@ -59,6 +113,7 @@ def frame(ax):
 
 def band(ax, x, low, high, color, alpha=0.2):
     """An interval around a line; a bar where the line is a single point."""
+    low, high = floats(low), floats(high)
     if len(x) == 1:
         ax.vlines(x, low, high, color=color, alpha=0.6)
     else:
@@ -70,7 +125,8 @@ def class_axis(ax, classes):
     frame(ax)
     ax.set_xticks(
         range(len(classes)),
-        classes,
+        [shown(name) for name in classes],
+        **AS_IT_IS,
         rotation=40,
         ha="right",
         rotation_mode="anchor",
@@ -87,6 +143,8 @@ def picture_grid(
       rows: pictures `[H, W, C]` by the name of their row.
       titles: of the columns.
       title: of the figure.
+
+    Names of rows and columns may be a `Name`.
     """
     width = max(len(row) for row in rows.values())
     height = CELL * len(rows) + (0.25 if titles else 0) + (0.3 if title else 0)
@@ -99,17 +157,20 @@ def picture_grid(
             if np.isfinite(picture).all():
                 values = np.clip((floats(picture) + 1) / 2, 0, 1)
                 ax.imshow(values.squeeze(), cmap="gray", vmin=0, vmax=1)
+        text, options = as_drawn(name)
         line[0].text(
             -0.1,
             0.5,
-            name,
+            text,
+            **options,
             ha="right",
             va="center",
             fontsize=8,
             transform=line[0].transAxes,
         )
-    for ax, text in zip(axes[0], titles, strict=False):
-        ax.set_title(text, fontsize=8)
+    for ax, name in zip(axes[0], titles, strict=False):
+        text, options = as_drawn(name)
+        ax.set_title(text, **options, fontsize=8)
     if title:
         figure.suptitle(title, fontsize=10)
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)

@@ -14,6 +14,9 @@ from bspec_jax.figures.style import (
     TASK_TITLES,
     band,
     floats,
+    intervals,
+    limit_of,
+    nothing,
     styled,
     text_colour,
 )
@@ -26,8 +29,12 @@ DYNAMICS_TITLES = {
 
 
 @styled
-def toy_dynamics(example: Mapping, kind: str) -> Figure:
-    """Figure 2: response of the two branches to each point along training."""
+def toy_dynamics(example: Mapping, kind: str, searched: str) -> Figure:
+    """Figure 2: response of the two branches to each point along training.
+
+    Args:
+      searched: among which networks the example was found, in words.
+    """
     steps, responses = np.array(example["steps"]), np.array(example["responses"])
     figure = Figure(figsize=(7.2, 2.9))
     axes = figure.subplots(1, responses.shape[1], sharey=True)
@@ -45,7 +52,7 @@ def toy_dynamics(example: Mapping, kind: str) -> Figure:
     share = f"{100 * example['share']:.0f} %"
     figure.suptitle(
         f"{task}, $M = 2$: {DYNAMICS_TITLES[kind]}\n"
-        f"trial {example['trial']}; {share} of trials are of this kind",
+        f"trial {example['trial']}; {share} of {searched} are of this kind",
         fontsize=10,
     )
     return figure
@@ -57,11 +64,11 @@ def toy_success(tasks: Mapping) -> Figure:
     figure = Figure(figsize=(4.4, 3.1))
     ax = figure.subplots()
     for colour, (task, data) in zip(COLOURS, tasks.items(), strict=False):
-        low, high = np.array(data["success_interval"]).T
+        low, high = intervals(data["success_interval"]).T
         band(ax, data["branches"], low, high, colour)
         ax.plot(
             data["branches"],
-            data["success_rate"],
+            floats(data["success_rate"]),
             marker="o",
             ms=3,
             color=colour,
@@ -85,6 +92,8 @@ def toy_covariances(data: Mapping) -> Figure:
     """
     matrices = floats(data["matrices"])
     shown = np.flatnonzero(np.isfinite(matrices).all((1, 2)))
+    if not len(shown):
+        return nothing("all trials diverged: no covariances")
     rows, columns = 2, (len(shown) + 1) // 2
     figure = Figure(figsize=(1.35 * columns + 0.9, 3.5))
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -117,8 +126,8 @@ def toy_responses(data: Mapping) -> Figure:
     grid = figure.subplots(len(examples), 2, squeeze=False, width_ratios=(1.5, 1))
     order = np.unique(data["x"], return_index=True)[1]
     for (left, right), example in zip(grid, examples, strict=True):
-        responses = np.array(example["responses"])
-        limit = np.abs(responses).max()
+        responses = floats(example["responses"])
+        limit = limit_of(responses)
         image = left.imshow(
             responses[:, order].T,
             cmap=DIVERGING,
@@ -173,7 +182,7 @@ def toy_active(tasks: Mapping, overlay: Mapping, learning_rate: float) -> Figure
             m = run["branches"]
             look = {"color": colour, "ls": style, "marker": "o", "ms": 2.5}
             look["label"] = f"{TASK_TITLES[task]}, step {rate:g}"
-            low, high = floats(run["mean_active_interval"]).T
+            low, high = intervals(run["mean_active_interval"]).T
             band(left, m, low, high, colour, alpha=0.15)
             left.plot(m, floats(run["mean_active"]), **look)
             right.plot(m, floats(run["mean_silent"]), **look)

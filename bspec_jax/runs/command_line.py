@@ -47,7 +47,7 @@ def command_line(
     try:
         with in_one_line(program, arguments), _no_lost_interrupt(interrupted):
             config = parse_run(config_class, name, program, description)
-            interrupted.workdir = config.workdir
+            interrupted.config = config
             _check_backend()
             with _naming(config.workdir):
                 main(config)
@@ -175,7 +175,7 @@ class _Interrupted:
 
     def __init__(self, program: str):
         self.program = program
-        self.workdir = None
+        self.config = None
         self.status = 128 + signal.SIGINT
 
     def by_signal(self, number, _frame):
@@ -189,13 +189,16 @@ class _Interrupted:
         os._exit(self.status)
 
     def _message(self) -> str:
-        if self.workdir is None or not (self.workdir / "config.json").exists():
+        workdir = self.config and self.config.workdir
+        if workdir is None or not (workdir / "config.json").exists():
             return "stopped before the run began"
-        finished = (self.workdir / "results.json").exists()
+        if not folder.resumable(self.config, workdir):
+            return f"stopped; the run in {workdir} cannot be resumed"
+        finished = (workdir / "results.json").exists()
         how = "--figures-only" if finished else "--resume"
         return (
-            f"stopped; the run is in {self.workdir}; to go on:\n"
-            f"{self.program} --workdir {shlex.quote(str(self.workdir))} {how}"
+            f"stopped; the run is in {workdir}; to go on:\n"
+            f"{self.program} --workdir {shlex.quote(str(workdir))} {how}"
         )
 
 

@@ -94,16 +94,16 @@ def with_paths_expanded(config: Config) -> Config:
       FlagError: if there is no such user.
     """
 
-    def expanded(value):
+    def expanded(name, value):
         if isinstance(value, tuple):
-            return tuple(map(expanded, value))
-        return value.expanduser() if isinstance(value, Path) else value
+            return tuple(expanded(name, item) for item in value)
+        try:
+            return value.expanduser() if isinstance(value, Path) else value
+        except RuntimeError:
+            raise FlagError(f"{flag(name)} {value}: there is no such user") from None
 
     names = [field.name for field in dataclasses.fields(config)]
-    try:
-        paths = {name: expanded(getattr(config, name)) for name in names}
-    except RuntimeError as error:
-        raise FlagError(str(error)) from None
+    paths = {name: expanded(name, getattr(config, name)) for name in names}
     return dataclasses.replace(config, **paths)
 
 

@@ -69,7 +69,7 @@ def start(
             holds = "a run" if (workdir / "config.json").exists() else "files"
             raise UserError(
                 f"{workdir} already holds {holds}; choose another --workdir"
-                + (", or add --resume to go on" if holds == "a run" else "")
+                + (", or add --resume to go on" if resumable(config, workdir) else "")
             )
         workdir.mkdir(parents=True, exist_ok=True)
         about = {"experiment": name, "schema": SCHEMA}
@@ -80,6 +80,11 @@ def start(
     except OSError as error:
         raise UserError(f"cannot write to {workdir}: {error.strerror}") from None
     return workdir
+
+
+def resumable(config: RunConfig, workdir: Path) -> bool:
+    """Whether `workdir` holds a run, and one that --resume may continue."""
+    return (workdir / "config.json").exists() and "resume" not in config.unused()
 
 
 def check_data(workdir: Path, identity: Mapping[str, Any]) -> None:
@@ -139,6 +144,7 @@ def check_resumable(config: RunConfig, name: str) -> None:
                 f"{wanted[key]}: leave the flag out, or start another run"
             )
     if (workdir / "results.json").exists():
+        load_results(workdir)
         raise UserError(
             f"the run in {workdir} is finished; nothing to resume (--figures-only "
             "draws its figures again)"
@@ -258,7 +264,8 @@ def redraw(workdir: Path, name: str, draw: Callable[[dict], Mapping[str, Any]]) 
         if isinstance(error, UserError):
             raise
         raise UserError(
-            f"{workdir / 'results.json'} is damaged or incomplete; run it again"
+            f"{workdir / 'results.json'} is damaged or incomplete: move it away and "
+            "add --resume, or start another run"
         ) from None
     save_figures(workdir, figures)
     print(f"figures drawn again in {workdir / 'figures'}")
@@ -270,7 +277,12 @@ def load_results(workdir: Path) -> dict:
     Raises:
       UserError: if there are none, or they are of another schema.
     """
-    results = read_json(workdir / "results.json", "finished run")
+    path = workdir / "results.json"
+    try:
+        results = read_json(path, "finished run")
+    except UserError as error:
+        advice = "; move it away, and --resume computes it again"
+        raise UserError(f"{error}{advice if path.exists() else ''}") from None
     check_schema(workdir, results)
     return results
 

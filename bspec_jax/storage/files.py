@@ -6,9 +6,10 @@ Files are replaced atomically. JSON numbers that are not finite are written as n
 import json
 import math
 import tokenize
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ import numpy as np
 
 from bspec_jax.storage.errors import UserError, notify
 
+UNSAFE = set('<>:"/\\|?*')
+DEVICES = {
+    *("CON", "PRN", "AUX", "NUL"),
+    *(f"{port}{digit}" for port in ("COM", "LPT") for digit in "0123456789¹²³"),
+}
+LONGEST_NAME = 60  # characters, of up to 4 bytes each; systems take 255 bytes
 # What NumPy raises for arrays that are not as they were written.
 DAMAGE = (
     ValueError,
@@ -43,6 +50,32 @@ def to_json(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+def safe_names(names: Sequence[str]) -> list[str]:
+    """Names of files, on every system, for names that come from data, such as classes.
+
+    They are as alike as can be, and distinct even where case does not count; they leave
+    room for a suffix.
+    """
+    taken, safe = set(), []
+    for name in names:
+        stem = _without_unsafe(name)
+        found, number = stem, 1
+        while (key := unicodedata.normalize("NFC", found).casefold()) in taken:
+            number += 1
+            found = f"{stem}_{number}"
+        taken.add(key)
+        safe.append(found)
+    return safe
+
+
+def _without_unsafe(name):
+    """The name with what some system does not take, or takes apart, replaced by _."""
+    stem = "".join(c if c.isprintable() and c not in UNSAFE else "_" for c in name)
+    stem = stem[:LONGEST_NAME].rstrip(" .") or "_"
+    device = stem.partition(".")[0].rstrip().upper() in DEVICES
+    return f"_{stem}" if device or stem[0] in ".- ~" else stem
 
 
 def write_json(path: Path, data: Any, *, compact: bool = False) -> None:

@@ -10,8 +10,8 @@ def needs(module: str, extra: str) -> ModuleType:
     """Imports a module of an optional package.
 
     Args:
-      module: dotted name, such as "skimage.segmentation".
-      extra: the extra of bspec_jax that installs it, such as "segment".
+      module: dotted name, such as "skimage.metrics".
+      extra: the extra of bspec_jax that installs it, such as "generator".
 
     Raises:
       UserError: if it is not installed, with the command that installs it, or cannot

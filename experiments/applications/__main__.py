@@ -22,9 +22,12 @@ import dataclasses
 import time
 from functools import partial
 
+import numpy as np
+
 from bspec_jax import generator, runs
 from bspec_jax.components import segmentation
-from bspec_jax.generator import recogniser
+from bspec_jax.data.images import Source
+from bspec_jax.generator import GeneratorSpec, recogniser
 from experiments.applications.augmentation import augmentation_scores
 from experiments.applications.config import NAME, Config
 from experiments.applications.data import draw_examples, rendered_source
@@ -44,19 +47,28 @@ def main(config: Config) -> None:
     trained = generator.load(config.checkpoint)
     source = rendered_source(config.checkpoint, trained.spec)
     runs.check_components(config, trained.spec.branches, ("component", "attenuate"))
-    segmenter = config.segmentation and saved_segmenter(config.segmentation)
+    segmenter = None
+    if config.segmentation and "editing" in config.applications:
+        segmenter = saved_segmenter(config.segmentation, trained.spec)
     classifier = recogniser.beside(config.checkpoint)
-    config = dataclasses.replace(config, workdir=runs.start(config, NAME))
     count = config.choose_examples * len(trained.spec.classes)
+    if "augmentation" in config.applications:
+        most = int(np.bincount(source.train.labels()).min())
+        what = f"at most {most}, the training images of a class"
+        runs.check_flag(config, "labels_per_class", lambda v: v <= most, what)
+    check_memory(config, count, source, trained.spec)
+    config = dataclasses.replace(config, workdir=runs.start(config, NAME))
     train = draw_examples(trained, source.train, count, config.seed)
     test = draw_examples(trained, source.test, config.test_examples, config.seed)
     results = {"classes": trained.spec.classes, "examples": len(test.x)}
     masks = None
     if "editing" in config.applications:
         segmenter = segmenter or search_segmenter(train)
-        masks = segmenter.masks(test)
+        (masks,), (converged,) = segmenter.segment(test)
         results["segmentation"] = {
+            "source": segmenter.source,
             "choice": segmenter.choice._asdict(),
+            "converged": int(converged.sum()),
             "iou": segmentation.iou(masks, test.truth.masks[config.part]).mean(),
         }
         results["editing"] = editing_scores(config, test, masks, classifier)
@@ -71,6 +83,24 @@ def main(config: Config) -> None:
     save_examples(config, results, test, masks)
     runs.conclude(
         config.workdir, config, results, started, partial(draw, config), summary
+    )
+
+
+def check_memory(
+    config: Config, num_train: int, source: Source, spec: GeneratorSpec
+) -> None:
+    """Raises FlagError if the images cannot be decomposed and recombined in memory."""
+    height, width, channels = spec.image_shape
+    test = min(config.test_examples, len(source.test.labels()))
+    labelled = max(config.labels_per_class) * len(spec.classes)
+    train = min(max(num_train, labelled), len(source.train.labels()))
+    # Per value of an image: v_k, phi_k and their product with gains, in float32; for
+    # training images, the equations of the gains and their factor in float64, too.
+    floats = test * (3 * spec.branches + 12) + train * (7 * spec.branches + 12)
+    runs.check_memory(
+        4 * floats * height * width * channels,
+        f"the components of {test} + {train} images",
+        "lower --test-examples, --choose-examples or --labels-per-class",
     )
 
 

@@ -7,6 +7,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from bspec_jax.runs import FlagError, RunConfig, check_flag
+from experiments.flags import check_single
+from experiments.segment.config import check_distinct
 
 NAME = "applications"
 ALL = ("editing", "augmentation", "filtering", "shape")
@@ -66,6 +68,27 @@ class Config(RunConfig):
         if self.checkpoint is None and not self.figures_only:
             raise FlagError("--checkpoint needs the folder of a class-transfer run")
         check_flag(self, "applications", ALL.__contains__, f"some of {ALL}")
+        for name in ("applications", "labels_per_class", "attenuate"):
+            check_distinct(self, name)
         for name in ("gain", "attenuation"):
             check_flag(self, name, np.isfinite, "finite")
         check_flag(self, "scale", lambda v: 0 < v < np.inf, "finite, above 0")
+        for name in ("gain", "attenuation", "scale"):
+            check_single(self, name)
+
+    def unused(self) -> dict[str, str]:
+        flags = {
+            "editing": ("segmentation", "part", "gain", "component"),
+            "augmentation": ("labels_per_class", "trials", "steps", "scale"),
+            "filtering": ("attenuate", "attenuation"),
+        }
+        chosen = f"to --applications {' '.join(self.applications)}"
+        names = {
+            name: chosen
+            for application, of_one in flags.items()
+            if application not in self.applications
+            for name in of_one
+        }
+        if not self.attenuate:
+            names["attenuation"] = "without --attenuate"
+        return super().unused() | names

@@ -6,12 +6,12 @@ gains in results.json, so that --component can choose another edit to show.
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from bspec_jax import figures, runs
 from bspec_jax.components.pairs import Masks
 from bspec_jax.components.recombination import perturb_components, recombine, remainder
 from bspec_jax.data.selection import first_of_each
+from bspec_jax.figures import Figure
 from bspec_jax.storage import files
 from experiments.applications import shape
 from experiments.applications.augmentation import NONE, OTHERS, components_of_kind
@@ -85,9 +85,12 @@ def edited_rows(config: Config, results: dict, arrays: Arrays) -> Arrays:
     }
     gain = results["config"]["gain"]
     for source in sources(arrays):
-        shares = [row["everywhere"]["mean"] for row in results["editing"][source]]
+        edits = results["editing"][source]
+        shares = np.array([row["everywhere"]["mean"] for row in edits], float)
         runs.check_components(config, len(shares), ("component",))
-        k = int(np.argmax(shares)) if config.component is None else config.component
+        k = config.component
+        if k is None:  # a share that is not defined is the lowest
+            k = int(np.argmax(np.nan_to_num(shares, nan=-1)))
         gains = np.ones(len(shares), np.float32)
         gains[k] = gain
         rest = remainder(arrays["x"], arrays[source])

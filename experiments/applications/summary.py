@@ -1,6 +1,7 @@
 """The tables that end a run of `experiments.applications`."""
 
-import numpy as np
+from collections.abc import Sequence
+from statistics import fmean
 
 from experiments.applications.draw import sources
 from experiments.tables import number
@@ -24,21 +25,29 @@ def editing_lines(results: dict) -> list[str]:
     editing = results["editing"]
     lines = [
         f"editing: share of the change in the true {results['config']['part']} "
-        f"(chance {editing['chance']:.2f}, IoU of the masks "
-        f"{results['segmentation']['iou']:.2f})"
+        f"(chance {number(editing['chance'])}, IoU of the masks "
+        f"{number(results['segmentation']['iou'])}; "
+        f"{results['segmentation']['converged']} of {results['examples']} borders "
+        "converged)"
     ]
     for source in sources(editing):
         rows = editing[source]
         everywhere, inside = (
-            np.mean([row[place]["mean"] for row in rows])
+            number(mean_of_defined([row[place]["mean"] for row in rows]))
             for place in ("everywhere", "inside")
         )
         lowest = min(row["class_kept"] for row in rows)
         lines.append(
-            f"  {source:12} everywhere {everywhere:.2f}, inside the masks "
-            f"{inside:.2f}; class kept {lowest:.2f} at least"
+            f"  {source:12} everywhere {everywhere}, inside the masks "
+            f"{inside}; class kept {number(lowest)} at least"
         )
     return lines
+
+
+def mean_of_defined(values: Sequence[float | None]) -> float | None:
+    """The mean of what is not null; null if all is."""
+    defined = [value for value in values if value is not None]
+    return fmean(defined) if defined else None
 
 
 def filtering_lines(filtering: dict) -> list[str]:
@@ -56,7 +65,8 @@ def filtering_lines(filtering: dict) -> list[str]:
 
 def shape_lines(shape: dict) -> list[str]:
     lines = ["shape: mean angular error of the normals, degrees"]
-    return lines + [f"  {name:12} {row['mean']:.1f}" for name, row in shape.items()]
+    rows = (f"  {name:12} {number(row['mean'], 1)}" for name, row in shape.items())
+    return [*lines, *rows]
 
 
 def augmentation_lines(augmentation: dict) -> list[str]:

@@ -31,6 +31,7 @@ from bspec_jax.classifier.resnet import WIDTHS, ResNet
 from bspec_jax.classifier.training import Recipe, Training, training
 from bspec_jax.conv import conv_general_dilated
 from experiments.benchmarks.measuring import (
+    BenchmarkConfig,
     command_flags,
     median_seconds,
     process,
@@ -38,15 +39,17 @@ from experiments.benchmarks.measuring import (
     run_forms,
 )
 
-NAME = "benchmark_branched_resnet"
+NAME = "benchmarks.branched_resnet"
 Form = Literal["here", "plain_vmap", "unrolled", "grouped", "channels_last", "loop"]
+SLOW = 4  # branches from which plain vmap gets fewer images
+PIXEL_BYTES = 1000  # per pixel of an image and branch, a little less than measured
 JAX_FORMS = ("here", "plain_vmap", "unrolled")
 OPTIONS = {"learning_rate": 1e-3, "weight_decay": 5e-4}
 PIXELS = Pixels(np.float32([0.5] * 3), np.float32([0.25] * 3))
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(runs.RunConfig):
+class Config(BenchmarkConfig):
     """Flags of the branched ResNet's benchmark."""
 
     COUNTS: ClassVar = (
@@ -73,15 +76,34 @@ class Config(runs.RunConfig):
 
     def check(self) -> None:
         super().check()
-        if self.form not in JAX_FORMS:
-            require("torch")
+        if self.form and self.branches not in (self.branches[:1], type(self).branches):
+            raise runs.FlagError("--form times a single M: give one of --branches")
+        runs.check_memory(
+            PIXEL_BYTES * self.widest * self.batch_size * self.image_size**2,
+            f"a step of {self.widest:,} branches on {self.batch_size:,} images of "
+            f"{self.image_size:,} px",
+            "use fewer --branches, or a smaller --batch-size or --image-size",
+        )
+
+    def unused(self) -> dict[str, str]:
+        modes = super().unused()
+        if self.form not in (None, "plain_vmap"):
+            modes["slow_batch_size"] = f"with --form {self.form}"
+        elif self.widest < SLOW:
+            modes["slow_batch_size"] = f"below M = {SLOW}"
+        return modes
+
+    @property
+    def widest(self) -> int:
+        """The largest M that is timed."""
+        return self.branches[0] if self.form else max(self.branches)
 
 
 def time_form(config: Config) -> dict:
     """Images/s of one form with the first M, compilation time, and all losses."""
     rng = np.random.default_rng(config.seed)
     m, size = config.branches[0], config.image_size
-    slow = config.form == "plain_vmap" and m >= 4
+    slow = config.form == "plain_vmap" and m >= SLOW
     batch = config.slow_batch_size if slow else config.batch_size
     images = rng.integers(0, 256, (config.batch_size, size, size, 3), np.uint8)[:batch]
     labels = rng.integers(0, 10, config.batch_size)[:batch]
@@ -159,13 +181,12 @@ def compare(config: Config) -> dict:
     """All forms with every M, each in a process of its own."""
     names = ("seed", "batch_size", "slow_batch_size", "image_size", "repeats")
     words = command_flags(config, names)
-    module = "experiments.benchmarks.branched_resnet"
     rows = []
     for m in config.branches:
         forms = {}
         for form in get_args(Form):
             usage, results = process(
-                module, "--form", form, "--branches", str(m), *words
+                f"experiments.{NAME}", "--form", form, "--branches", str(m), *words
             )
             forms[form] = {**results[form], "peak_gib": usage["peak_gib"]}
             print(f"M = {m:2} {form:15} {usage['seconds']:6.0f} s in all", flush=True)
@@ -199,8 +220,10 @@ def report(results: dict) -> None:
 
 
 def main(config: Config) -> None:
+    if config.form not in JAX_FORMS:
+        require("torch")
     run_forms(config, NAME, time_form, compare, report)
 
 
 if __name__ == "__main__":
-    runs.command_line(Config, main, "benchmarks.branched_resnet", __doc__)
+    runs.command_line(Config, main, NAME, __doc__)

@@ -22,10 +22,15 @@ import numpy as np
 from jax import lax
 
 from bspec_jax import conv, runs
-from experiments.benchmarks.measuring import command_flags, median_seconds, process
+from experiments.benchmarks.measuring import (
+    BenchmarkConfig,
+    command_flags,
+    median_seconds,
+    process,
+)
 
-NAME = "benchmark_conv_forms"
-MODULE = "experiments.benchmarks.conv_forms"
+NAME = "benchmarks.conv_forms"
+COPIES = 20  # of a layer's input, that the forms make
 LAYERS = ((5, 32), (11, 16), (22, 8), (43, 4))  # channels and pixels
 OPTIONS = (
     "--xla_cpu_use_onednn=true --xla_cpu_experimental_onednn_custom_call=true",
@@ -36,7 +41,7 @@ OPTIONS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(runs.RunConfig):
+class Config(BenchmarkConfig):
     """Flags of the convolution benchmark."""
 
     COUNTS: ClassVar = ("branches", "batch_size", "repeats")
@@ -55,6 +60,12 @@ class Config(runs.RunConfig):
         if self.forms:
             names = ", ".join(FORMS)
             runs.check_flag(self, "forms", FORMS.__contains__, f"one of {names}")
+        numbers = max(channels * size**2 for channels, size in LAYERS)
+        runs.check_memory(
+            COPIES * 4 * numbers * self.branches * self.batch_size,
+            f"{self.branches:,} branches on {self.batch_size:,} images",
+            "use fewer --branches, or a smaller --batch-size",
+        )
 
 
 def plain(x, k):
@@ -191,7 +202,7 @@ def relative_error(a, expected) -> float:
 def compare(config: Config) -> dict:
     """All forms, then this project's with each of XLA's options."""
     results = {}
-    for form in config.forms or FORMS:
+    for form in dict.fromkeys(config.forms or FORMS):
         # The program of batch_last grows with the square of the channels.
         layers = LAYERS[:2] if form == "batch_last" else LAYERS
         results[form] = [time_layer(config, form, *layer) for layer in layers]
@@ -200,7 +211,7 @@ def compare(config: Config) -> dict:
         names = ("seed", "branches", "batch_size", "repeats")
         flags = [*command_flags(config, names), "--forms", "here"]
         for option in OPTIONS:
-            _, run_results = process(MODULE, *flags, XLA_FLAGS=option)
+            _, run_results = process(f"experiments.{NAME}", *flags, XLA_FLAGS=option)
             results[option] = run_results["forms"]["here"]
             print_row(option, results[option])
     return {"forms": results}
@@ -223,4 +234,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    runs.command_line(Config, main, "benchmarks.conv_forms", __doc__)
+    runs.command_line(Config, main, NAME, __doc__)

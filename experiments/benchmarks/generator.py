@@ -26,6 +26,7 @@ from bspec_jax.generator import GeneratorSpec
 from bspec_jax.generator.stargan import PRESETS
 from bspec_jax.generator.training import Recipe, Training, training
 from experiments.benchmarks.measuring import (
+    BenchmarkConfig,
     command_flags,
     median_seconds,
     process,
@@ -33,10 +34,11 @@ from experiments.benchmarks.measuring import (
     run_forms,
 )
 
-NAME = "benchmark_generator"
+NAME = "benchmarks.generator"
 Form = Literal["here", "grouped", "channels_last", "loop", "memory"]
 TORCH_FORMS = ("grouped", "channels_last", "loop")
 Residual = Literal["gaussian", "diffusion"]
+PIXEL_BYTES = 3000  # per pixel of an image and branch, a little less than measured
 CLASSES = ("a", "b", "c")
 RECIPE = Recipe(learning_rate=1e-4, r1_weight=1.0, flip=False, crop=0.0)
 # The forward pass, and a training step that returns both losses.
@@ -44,7 +46,7 @@ Computations = tuple[Callable[[], np.ndarray], Callable[[], tuple[float, float]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(runs.RunConfig):
+class Config(BenchmarkConfig):
     """Flags of the generator's benchmark."""
 
     COUNTS: ClassVar = ("branches", "batch_size", "repeats")
@@ -64,8 +66,22 @@ class Config(runs.RunConfig):
 
     def check(self) -> None:
         super().check()
-        if self.form not in ("here", "memory"):
-            require("torch")
+        if self.form != "memory":  # which is compiled, and not run
+            size = PRESETS[self.preset].size
+            runs.check_memory(
+                PIXEL_BYTES * self.branches * self.batch_size * size**2,
+                f"a step of {self.branches:,} branches on {self.batch_size:,} images "
+                f"of {size} px",
+                "use fewer --branches, or a smaller --batch-size or --preset",
+            )
+
+    def unused(self) -> dict[str, str]:
+        modes = super().unused()
+        if self.form is None:
+            modes["residual"] = "without --form, which times both"
+        if self.form == "memory":
+            modes |= dict.fromkeys(("seed", "repeats"), "with --form memory")
+        return modes
 
 
 def spec_of(config: Config) -> GeneratorSpec:
@@ -192,7 +208,6 @@ def run_form(config: Config) -> dict:
 
 def compare(config: Config) -> dict:
     """All forms with both residuals, each in a process of its own."""
-    module = "experiments.benchmarks.generator"
     words = command_flags(
         config, ("seed", "preset", "branches", "batch_size", "repeats")
     )
@@ -201,7 +216,7 @@ def compare(config: Config) -> dict:
         forms = {}
         for form in ("here", *TORCH_FORMS):
             usage, results = process(
-                module, "--form", form, "--residual", residual, *words
+                f"experiments.{NAME}", "--form", form, "--residual", residual, *words
             )
             forms[form] = {**results[form], "peak_gib": usage["peak_gib"]}
             print(f"{residual} {form:13} {usage['seconds']:6.0f} s in all", flush=True)
@@ -217,7 +232,7 @@ def compare(config: Config) -> dict:
     paper256 = {}
     for residual in get_args(Residual):
         flags = ("--preset", "paper256", "--batch-size", "8", "--residual", residual)
-        _, results = process(module, "--form", "memory", *flags)
+        _, results = process(f"experiments.{NAME}", "--form", "memory", *flags)
         paper256[residual] = results["memory"]
     return {"rows": rows, "paper256": paper256}
 
@@ -246,8 +261,10 @@ def report(results: dict) -> None:
 
 
 def main(config: Config) -> None:
+    if config.form not in ("here", "memory"):
+        require("torch")
     run_forms(config, NAME, run_form, compare, report)
 
 
 if __name__ == "__main__":
-    runs.command_line(Config, main, "benchmarks.generator", __doc__)
+    runs.command_line(Config, main, NAME, __doc__)

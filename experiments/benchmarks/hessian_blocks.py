@@ -28,6 +28,7 @@ from bspec_jax.branching import from_functions, sum_of_branches
 from bspec_jax.losses import classification_loss
 from bspec_jax.trees import ravel_branches
 from experiments.benchmarks.measuring import (
+    BenchmarkConfig,
     command_flags,
     median_seconds,
     process,
@@ -35,13 +36,16 @@ from experiments.benchmarks.measuring import (
     run_forms,
 )
 
-NAME = "benchmark_hessian_blocks"
+NAME = "benchmarks.hessian_blocks"
 Form = Literal["blocks", "columns", "columns_linearised", "curvlinops", "products"]
 WIDTHS, CLASSES, SIZE = (3, 5, 11, 22), 10, 32  # the first stages of the slim ResNet
 
+PARAMETERS = 27 * WIDTHS[1]  # of a branch's first convolution
+COPIES = 10  # of a layer's output, that the derivatives hold
+
 
 @dataclasses.dataclass(frozen=True)
-class Config(runs.RunConfig):
+class Config(BenchmarkConfig):
     """Flags of the benchmark of Hessian blocks."""
 
     COUNTS: ClassVar = ("branches", "examples", "columns", "repeats")
@@ -59,8 +63,22 @@ class Config(runs.RunConfig):
 
     def check(self) -> None:
         super().check()
-        if self.form in (None, "curvlinops"):
-            require("torch", "curvlinops")
+        total = self.branches * PARAMETERS
+        runs.check_flag(
+            self, "columns", lambda v: v <= total, f"at most {total:,}, the parameters"
+        )
+        activations = self.branches * self.examples * SIZE**2 * WIDTHS[1]
+        runs.check_memory(
+            3 * 4 * total**2 + COPIES * 4 * activations,
+            f"the Hessian of {total:,} parameters over {self.examples:,} images",
+            "use fewer --branches or --examples",
+        )
+
+    def unused(self) -> dict[str, str]:
+        modes = super().unused()
+        if self.form == "products":
+            modes["columns"] = "with --form products"
+        return modes
 
 
 def problem(config: Config) -> tuple[dict, np.ndarray, np.ndarray]:
@@ -107,16 +125,19 @@ def jax_problem(config: Config) -> tuple[Objective, dict]:
 
 def sampled_columns(config: Config) -> np.ndarray:
     """Evenly spaced columns of the Hessian, numbered branch by branch."""
-    total = config.branches * 27 * WIDTHS[1]
-    return np.linspace(0, total - 1, min(config.columns, total)).astype(int)
+    total = config.branches * PARAMETERS
+    return np.linspace(0, total - 1, config.columns).astype(int)
 
 
 def time_blocks(config: Config) -> dict:
     objective, params = jax_problem(config)
 
+    @jax.jit  # compiled once for all calls; `blocks` alone compiles in each
+    def hessian_of(params):
+        return hessian.blocks(objective, params, leaves=["conv0"]).full()
+
     def work():
-        blocks = hessian.blocks(objective, params, leaves=["conv0"])
-        return jax.block_until_ready(blocks.full())
+        return jax.block_until_ready(hessian_of(params))
 
     first = median_seconds(work, 1)
     seconds = median_seconds(work, config.repeats)
@@ -223,8 +244,7 @@ def compare(config: Config) -> dict:
     words = command_flags(config, config.settings().keys() - {"form"})
     forms = {}
     for form in TIME_FORM:
-        module = "experiments.benchmarks.hessian_blocks"
-        usage, results = process(module, "--form", form, *words)
+        usage, results = process(f"experiments.{NAME}", "--form", form, *words)
         forms[form] = {**results[form], "peak_gib": usage["peak_gib"]}
         print(f"{form:20} {usage['seconds']:6.0f} s in all", flush=True)
     products = forms.pop("products")
@@ -251,8 +271,10 @@ def report(results: dict) -> None:
 
 
 def main(config: Config) -> None:
+    if config.form in (None, "curvlinops"):
+        require("torch", "curvlinops")
     run_forms(config, NAME, lambda c: TIME_FORM[c.form](c), compare, report)
 
 
 if __name__ == "__main__":
-    runs.command_line(Config, main, "benchmarks.hessian_blocks", __doc__)
+    runs.command_line(Config, main, NAME, __doc__)

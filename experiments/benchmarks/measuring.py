@@ -1,5 +1,6 @@
 """Time and memory, measured in the same way by all benchmarks."""
 
+import dataclasses
 import os
 import statistics
 import subprocess
@@ -14,8 +15,17 @@ from bspec_jax import runs
 from bspec_jax.storage.errors import UserError, flag
 
 
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig(runs.RunConfig):
+    """Flags of every benchmark."""
+
+    def unused(self) -> dict[str, str]:
+        names = ("resume", "figures_only")
+        return super().unused() | dict.fromkeys(names, "to a benchmark")
+
+
 def require(*packages: str) -> None:
-    """Raises UserError unless these packages are installed."""
+    """Raises UserError unless these packages are installed; imports none of them."""
     missing = [package for package in packages if not find_spec(package)]
     if missing:
         raise UserError(
@@ -72,22 +82,40 @@ def process(module: str, *flags: str, **environment: str) -> tuple[dict, dict]:
       Its wall time `seconds` and peak memory `peak_gib`; and the results it saved.
 
     Raises:
-      UserError: if it fails.
+      UserError: if it fails, with the last line that it wrote to stderr.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", module, "--workdir", f"{folder}/run", *flags]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        errors = Path(folder) / "stderr"
         started = time.perf_counter()
-        peak = 0.0
-        with subprocess.Popen(command, env=os.environ | environment, **quiet) as child:
-            while child.poll() is None:
-                peak = max(peak, peak_memory(child.pid))
-                time.sleep(0.02)
+        with (
+            errors.open("w") as file,
+            subprocess.Popen(
+                command,
+                env=os.environ | environment,
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+            ) as child,
+        ):
+            peak = _watch(child)
         seconds = time.perf_counter() - started
         if child.returncode:
-            raise UserError(f"python -m {module} {' '.join(flags)} failed")
+            reason = errors.read_text().strip().split("\n")[-1]
+            raise UserError(f"python -m {module} {' '.join(flags)} failed: {reason}")
         results = runs.load_results(Path(folder) / "run")
     return {"seconds": seconds, "peak_gib": peak}, results
+
+
+def _watch(child: subprocess.Popen) -> float:
+    """Waits for a process, and returns its peak memory in GiB; it never outlives us."""
+    peak = 0.0
+    try:
+        while child.poll() is None:
+            peak = max(peak, peak_memory(child.pid))
+            time.sleep(0.02)
+    finally:
+        child.kill()
+    return peak
 
 
 def peak_memory(pid: int) -> float:

@@ -7,7 +7,7 @@ Times, in one run and from the same initial parameters: this project's `sweeps.t
 the same gradient descent in PyTorch, batched by hand over the trials of each M, for all
 20,000 steps and with this project's stopping rule; and one PyTorch module per trial
 with autograd, extrapolated from a sample. Then times the two modes of the toy
-experiment as whole processes, with their peak memory. Takes about 15 minutes on 2
+experiment as whole processes, with their peak memory. Takes about 16 minutes on 2
 cores.
 """
 
@@ -21,14 +21,20 @@ import numpy as np
 
 from bspec_jax import runs
 from bspec_jax.toys import sweeps
-from experiments.benchmarks.measuring import median_seconds, process, require
+from experiments.benchmarks.measuring import (
+    BenchmarkConfig,
+    median_seconds,
+    process,
+    require,
+)
 
-NAME = "benchmark_toy_sweep"
+NAME = "benchmarks.toy_sweep"
+TASKS, BRANCHES = ("toy1", "toy2"), range(2, 31)
 RATE, SLOPE = 0.02, 0.01
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(runs.RunConfig):
+class Config(BenchmarkConfig):
     """Flags of the toy sweep's benchmark."""
 
     COUNTS: ClassVar = (
@@ -57,15 +63,25 @@ class Config(runs.RunConfig):
 
     def check(self) -> None:
         super().check()
-        require("torch")
+        networks = len(TASKS) * len(BRANCHES) * self.trials
+        runs.check_flag(
+            self, "loop_trials", lambda v: v <= networks, f"at most {networks:,}"
+        )
+        runs.check_flag(self, "steps", lambda v: v < 2**31, "below 2^31")
+        runs.check_memory(
+            sweeps.memory_estimate(networks, max(BRANCHES)),
+            f"{networks:,} networks of up to {max(BRANCHES)} branches",
+            "use fewer --trials",
+        )
 
 
 def main(config: Config) -> None:
+    require("torch")
     started = time.perf_counter()
     workdir = runs.start(config, NAME)
     table = sweeps.settings(
-        task=["toy1", "toy2"],
-        num_branches=range(2, 31),
+        task=TASKS,
+        num_branches=BRANCHES,
         learning_rate=RATE,
         negative_slope=SLOPE,
         trial=range(config.trials),
@@ -161,4 +177,4 @@ def report(results: dict) -> None:
 
 
 if __name__ == "__main__":
-    runs.command_line(Config, main, "benchmarks.toy_sweep", __doc__)
+    runs.command_line(Config, main, NAME, __doc__)

@@ -6,6 +6,7 @@ initialisation and at the checkpoint. Each is taken with the clamp of the traini
 without any, because saturated outputs have no curvature under the hard clamp.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ from bspec_jax.analysis import gradients, hessian, observations
 from bspec_jax.analysis.hessian_measures import block_measures, branch_spectra, spectrum
 from bspec_jax.analysis.objective import Objective
 from bspec_jax.classifier import curvature
-from bspec_jax.storage import files
+from bspec_jax.data.identity import hash_array
+from bspec_jax.storage import checkpoints, files
 from bspec_jax.storage.errors import UserError
 from bspec_jax.trees import Tree, select_leaves
 
@@ -34,6 +36,7 @@ class Case(NamedTuple):
     path: of its checkpoint.
     leaves: paths or patterns.
     num_parameters: in all branches.
+    num_examples: of the training data, in the loss.
     """
 
     path: Path
@@ -41,14 +44,23 @@ class Case(NamedTuple):
     leaves: tuple[str, ...]
     num_parameters: int
     dataset: data.Dataset
+    num_examples: int
 
 
-def prepare(path: Path, leaves: tuple[str, ...] | None) -> Case:
+def prepare(
+    path: Path,
+    leaves: tuple[str, ...] | None = None,
+    num_examples: int | None = None,
+) -> Case:
     """Reads the checkpoint and the data that it was trained on.
 
+    Args:
+      leaves: paths or patterns. Default: the first layer.
+      num_examples: in the loss. Default: `EXAMPLES`, or all if there are fewer.
+
     Raises:
-      UserError: if there is no such checkpoint, its data are missing, no leaf has that
-        name, or the leaves are too large.
+      UserError: if there is no such checkpoint, its data are missing or have changed,
+        no leaf has that name, or the leaves or the examples are too many.
     """
     trained = classifier.load(path)
     leaves = tuple(leaves or curvature.FIRST_LAYER)
@@ -64,17 +76,40 @@ def prepare(path: Path, leaves: tuple[str, ...] | None) -> Case:
         )
     if trained.spec.data is None:
         raise UserError(f"{path} does not name the data that it was trained on")
-    return Case(path, trained, leaves, size, data.load(**trained.spec.data))
+    _check_memory(trained, size, num_examples or EXAMPLES)
+    dataset = data.load(**trained.spec.data)
+    folder, _ = checkpoints.find(path, classifier.MAIN)
+    runs.check_data(folder.parent.parent, dataset.identity)
+    available = len(dataset.train.labels)
+    if num_examples is not None and num_examples > available:
+        raise runs.FlagError(
+            f"--examples must be at most {available:,}, the number of training "
+            f"examples, got {num_examples:,}"
+        )
+    count = num_examples or min(EXAMPLES, available)
+    return Case(path, trained, leaves, size, dataset, count)
 
 
-def measure(workdir: Path, case: Case, num_examples: int | None) -> dict[str, Any]:
+def _check_memory(trained: classifier.Classifier, size: int, num_examples: int):
+    """Raises FlagError if the Hessians, or the examples as floats, do not fit."""
+    hessians = 2 * 2 * 4 * size**2  # two stages, two clamps, float32
+    eigenvalues = 3 * 8 * size**2
+    images = 3 * 4 * num_examples * math.prod(trained.spec.image_shape)
+    runs.check_memory(
+        hessians + eigenvalues + images,
+        f"Hessians of {size:,} parameters over {num_examples:,} examples",
+        "use fewer --leaves or --examples",
+    )
+
+
+def measure(workdir: Path, case: Case) -> dict[str, Any]:
     """What results.json holds of a classifier's checkpoint.
 
     Finished Hessians stay in the run's folder until the run ends; hessians.npz keeps
     all of them.
     """
     train, spec = case.dataset.train, case.trained.spec
-    count = min(num_examples or EXAMPLES, len(train.labels))
+    count = case.num_examples
     images, labels = train.images[:count], train.labels[:count]
     clamps = tuple(dict.fromkeys((spec.clamp, "none")))
     hessians, records, scales = {}, {clamp: [] for clamp in clamps}, None
@@ -88,7 +123,9 @@ def measure(workdir: Path, case: Case, num_examples: int | None) -> dict[str, An
         for clamp, objective in by_clamp.items():
             name = f"{clamp}_{stage.step}"  # in hessians.npz
             what = f"Hessian at step {stage.step}, clamp {clamp}"
-            path = workdir / runs.UNFINISHED / f"{name}.npz"
+            # Never that of another network, which has taken the checkpoint's place.
+            file = f"{name}_{_digest(stage)}.npz"
+            path = workdir / runs.UNFINISHED / file
             h = exact_hessian(path, what, objective, stage.params, case.leaves)
             hessians[name] = h
             records[clamp].append(
@@ -116,6 +153,11 @@ def measure(workdir: Path, case: Case, num_examples: int | None) -> dict[str, An
         "tasks": tasks,
         "findings": findings(spec.branches, tasks),
     }
+
+
+def _digest(stage: curvature.Stage) -> str:
+    leaves = jax.tree.leaves((stage.params, stage.batch_stats))
+    return hash_array(np.concatenate([np.ravel(leaf) for leaf in leaves]))
 
 
 def exact_hessian(

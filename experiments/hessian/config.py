@@ -12,6 +12,9 @@ from bspec_jax.trees import select_leaves
 from experiments.flags import ToyConfig
 
 NAME = "hessian"
+MOST_SHOWN = 100  # branches of a network whose Hessian is drawn
+NUMBER = 8  # bytes, in double precision
+IN_RESULTS = 50  # bytes of a number in results.json, before it is written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,21 +41,45 @@ class Config(ToyConfig):
 
     def check(self) -> None:
         super().check()
-        if self.examples is not None and self.checkpoint is None:
-            raise runs.FlagError("--examples needs --checkpoint")
-        if self.leaves is not None and self.checkpoint is None:
+        if self.leaves == ():
+            raise runs.FlagError("--leaves needs at least one value")
+        if self.checkpoint is None:
+            self._check_toys()
+
+    def _check_toys(self):
+        if self.at_steps != type(self).at_steps:  # the default suits any --steps
+            most = self.steps
+            runs.check_flag(
+                self, "at_steps", lambda v: v <= most, f"at most --steps, {most}"
+            )
+        if self.leaves is not None:
             try:
                 select_leaves({"b": np.zeros(1), "w": np.zeros(1)}, self.leaves)
             except ValueError as error:
                 raise runs.FlagError(f"--leaves: {error}") from None
-        widest = max(self.branches)
-        networks = len(self.tasks) * len(self.branches_list) * self.trials
+        widest, num_tasks = max(self.branches), len(self.tasks_list)
+        networks = num_tasks * len(self.branches_list) * self.trials
+        stages = len(self.stage_steps) * num_tasks
         runs.check_memory(
             sweeps.memory_estimate(networks, widest)
-            + hessians.memory_estimate(self.trials, widest),
-            f"{networks:,} networks of up to {widest:,} branches",
-            "use fewer --branches or --trials",
+            + hessians.memory_estimate(self.trials, widest)
+            # One Hessian may exceed the batches that the estimate counts.
+            + 8 * NUMBER * (2 * widest) ** 2
+            + stages * IN_RESULTS * (widest**2 + (2 * min(widest, MOST_SHOWN)) ** 2),
+            f"{networks:,} networks of up to {widest:,} branches at "
+            f"{len(self.stage_steps)} stages",
+            "use fewer --branches, --trials or --at-steps",
         )
+
+    def unused(self) -> dict[str, str]:
+        if self.checkpoint is None:
+            modes = {"examples": "without --checkpoint"}
+        else:
+            names = {field.name for field in dataclasses.fields(self)}
+            read = ("checkpoint", "leaves", "examples", "workdir", "resume")
+            names -= {*read, "figures_only"}
+            modes = dict.fromkeys(names, "with --checkpoint")
+        return super().unused() | modes
 
     @property
     def branches_list(self) -> list[int]:
@@ -62,3 +89,9 @@ class Config(ToyConfig):
     def stage_steps(self) -> list[int]:
         """Steps of the stages, from 0 to the last."""
         return sorted({0, self.steps} | {s for s in self.at_steps if s < self.steps})
+
+    @property
+    def shown_branches(self) -> int | None:
+        """The largest M that a heat map can show; None if there is none."""
+        shown = [m for m in self.branches_list if m <= MOST_SHOWN]
+        return max(shown, default=None)

@@ -19,6 +19,7 @@ def draw(workdir: Path, results: dict) -> dict:
             figures.TASK_TITLES[task], data["example"]
         )
         for task, data in tasks.items()
+        if data["example"]  # none if every network is too large
     }
     return heat_maps | {
         "hessian_ratio": figures.hessian_ratio(tasks),

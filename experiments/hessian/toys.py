@@ -13,14 +13,12 @@ from bspec_jax.storage import files
 from bspec_jax.toys import hessians, stages, sweeps
 from experiments.hessian.config import Config
 
-EXAMPLE_BRANCHES = 32  # largest M of the heat maps
-
 
 class TaskRecords(NamedTuple):
     """What is kept of a task's stages.
 
     stages: of `stages.record`.
-    example: Hessian of one network at each stage.
+    example: Hessian of one network at each stage, if it is small enough to be drawn.
     last: measures of the last stage so far, by M.
     """
 
@@ -83,7 +81,6 @@ def measure_stage(
 ) -> None:
     """Measures a task's networks of every M and adds the stage to its records."""
     branches = config.branches_list
-    example = max((m for m in branches if m <= EXAMPLE_BRANCHES), default=branches[0])
     measured = {}
     for m in branches:
         before = records.last.get(m)
@@ -94,7 +91,7 @@ def measure_stage(
             negative_slope=config.negative_slope,
             float64=config.float64,
         )
-        if m == example:
+        if m == config.shown_branches:
             records.example.append(
                 {
                     "step": step,

@@ -9,6 +9,7 @@ that makes one and with a verdict by thresholds fixed in advance. Runs that are 
 unfinished or damaged are named. Takes seconds.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ import tyro
 from PIL import Image
 
 from bspec_jax import figures, runs
+from bspec_jax.data.names import expanded, shown
 from bspec_jax.storage.errors import UserError, in_one_line
 from bspec_jax.storage.files import write_json
 from experiments.report.conclusions import conclusions, findings
@@ -27,19 +29,30 @@ NAME = "python -m experiments.report"
 DRAWN_BRANCHES = 4  # in Figure 1
 
 
-def report(
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Flags of the report."""
+
     folders: Annotated[
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")
-    ],
-    workdir: Path | None = None,
-) -> None:
+    ]
+    """Run folders, in any order."""
+    workdir: Path | None = None
+    """Folder of the report, new or empty. Default: runs/report/<UTC time>."""
+
+
+def report(folders: Sequence[Path], workdir: Path | None = None) -> None:
     """Writes one page about finished runs.
 
     Args:
-      folders: Run folders, in any order.
-      workdir: Folder of the report, new or empty. Default: runs/report/<UTC time>.
+      folders: of the runs, in any order.
+      workdir: of the report, new or empty. Default: runs/report/<UTC time>.
+
+    Raises:
+      UserError: if there is nothing to report, names clash or `workdir` is not empty.
     """
-    workdir = workdir or runs.new_folder("report")
+    folders = [expanded(folder) for folder in folders]
+    workdir = expanded(workdir or runs.new_folder("report"))
     finished, complaints = _load(folders, workdir)
     concluded = conclusions([f for run in finished for f in findings(run)])
     workdir.mkdir(parents=True, exist_ok=True)
@@ -47,8 +60,9 @@ def report(
         workdir, {ARCHITECTURE.stem: figures.architecture(DRAWN_BRANCHES)}
     )
     markdown = page(finished, complaints, concluded, workdir)
-    (workdir / "report.md").write_text(markdown)
-    (workdir / "report.html").write_text(to_html(markdown, workdir))
+    (workdir / "report.md").write_text(markdown, encoding="utf-8")
+    html = to_html(markdown, workdir)
+    (workdir / "report.html").write_text(html, encoding="utf-8")
     data = {
         "runs": {run.name: run.command for run in finished},
         "left_out": complaints,
@@ -63,7 +77,7 @@ def report(
     write_json(workdir / "report.json", data)
     for key, conclusion in concluded.items():
         print(f"{key} {conclusion['claim']}: {conclusion['verdict']}")
-    print(f"report in {workdir}")
+    print(f"report in {shown(workdir)}")
 
 
 def _load(
@@ -76,17 +90,19 @@ def _load(
     """
     if not folders:
         raise UserError("name the folders of finished runs", status=2)
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"{shown(workdir)} is a file; choose another --workdir")
     if workdir.exists() and any(workdir.iterdir()):
-        raise UserError(f"{workdir} is not empty; choose another --workdir")
+        raise UserError(f"{shown(workdir)} is not empty; choose another --workdir")
     finished, complaints = load_runs(folders, check)
     for complaint in complaints:
-        print(f"left out: {complaint}")
+        print(f"left out: {shown(complaint)}")
     if not finished:
         raise UserError("no finished run among these folders")
     names = [run.name for run in finished]
     if clashing := {name for name in names if names.count(name) > 1}:
         raise UserError(
-            f"several runs are called {sorted(clashing)[0]}: rename a folder"
+            f"several runs are called {shown(sorted(clashing)[0])}: rename a folder"
         )
     return finished, complaints
 
@@ -102,6 +118,12 @@ def check(run: FinishedRun) -> None:
             image.load()
 
 
-if __name__ == "__main__":
+def main(flags: Sequence[str] | None = None) -> None:
+    """Parses the flags and writes the report."""
     with in_one_line(NAME):
-        tyro.cli(report, prog=NAME, description=__doc__)
+        flags = runs.parse_flags(Flags, NAME, __doc__, args=flags)
+        report(flags.folders, flags.workdir)
+
+
+if __name__ == "__main__":
+    main()

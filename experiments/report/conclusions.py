@@ -33,6 +33,12 @@ class Finding(NamedTuple):
     run: str
     record: Mapping
 
+    @property
+    def of_one(self) -> bool:
+        """Whether it is of a single network, and no share: without any interval."""
+        bounds = self.record.get("interval") or (None,)
+        return self.record["holds"] is None and set(bounds) == {None}
+
 
 def findings(run: FinishedRun) -> list[Finding]:
     """The findings of a run; some experiments have none."""
@@ -57,16 +63,24 @@ def verdict(number: int | str, found: Sequence[Finding]) -> Verdict:
     """`holds`, `holds under conditions`, `does not hold`, `undecided`, `not measured`.
 
     An observation holds if it does in every setting, and holds under conditions if it
-    does in some. It is undecided if no setting decides it.
+    does in some. It is undecided if no setting decides it. Single networks decide
+    nothing: they are named, and do not count.
 
     Args:
       found: findings of any observations; only those of `number` count.
     """
     if number == EVERY_LEVEL:
         return _verdict_on_every_level(found)
-    measured = [f for f in found if f.observation == number]
-    if not measured:
+    everything = [f for f in found if f.observation == number]
+    if not everything:
         return Verdict("not measured", "no run measures it")
+    single = [f for f in everything if f.of_one]
+    measured = [f for f in everything if not f.of_one]
+    if not measured:
+        return Verdict("no verdict", f"single networks: {_listed(single)}")
+    if single:
+        text, why = verdict(number, measured)
+        return Verdict(text, f"{why}; single networks: {_listed(single)}")
     where = {
         holds: [f for f in measured if f.record["holds"] is holds]
         for holds in (True, False, None)

@@ -1,11 +1,13 @@
 """Reads finished runs; a run that cannot be reported becomes one line of complaint."""
 
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from bspec_jax import runs
+from bspec_jax.data.names import shown
 from bspec_jax.storage import files
 from bspec_jax.storage.errors import UserError
 
@@ -42,7 +44,7 @@ class FinishedRun(NamedTuple):
 
     @property
     def name(self) -> str:
-        return self.folder.name
+        return Path(os.path.abspath(self.folder)).name  # noqa: PTH100  keeps links
 
     @property
     def figures(self) -> list[Path]:
@@ -76,10 +78,10 @@ def load_runs(
             check(run)
             finished.append(run)
         except UserError as error:
-            complaints.append(f"{folder.name}: {error}")
+            complaints.append(f"{folder.name or folder}: {error}")
         except DAMAGE as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            complaints.append(f"{folder.name}: damaged ({reason})")
+            reason = shown(f"{type(error).__name__}: {error}".splitlines()[0])
+            complaints.append(f"{folder.name or folder}: damaged ({reason})")
     return sorted(finished, key=lambda r: EXPERIMENTS.index(r.experiment)), complaints
 
 

@@ -6,13 +6,14 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_to_bytes
 
 from markdown_it import MarkdownIt
 
 from bspec_jax.analysis.observations import OBSERVATIONS, VERDICTS
 from experiments.report.conclusions import Finding
 from experiments.report.finished import EXPERIMENTS, FinishedRun
+from experiments.report.markup import code, plain
 from experiments.tables import number
 
 ARCHITECTURE = Path("figures/fig01_architecture.png")  # drawn by the report itself
@@ -23,8 +24,8 @@ Measures and thresholds were fixed before any run. An observation *holds* in a s
 if the 95 % interval of its measure lies beyond both the threshold and the control; it \
 does *not hold* if the interval lies wholly on the other side of either. It is \
 *undecided* if the interval contains the threshold or overlaps the control's, or if \
-either interval is missing: a single network has none, except for a share of networks \
-(observation 4). Each setting ends with its number of networks, as in x 1000.
+either interval is missing. A single network gets no verdict, but for a share of \
+networks (observation 4). Each setting ends with its number of networks, as in x 1000.
 """
 # Of the paper's figures, by the prefix of their file names.
 CAPTIONS = {
@@ -118,7 +119,7 @@ def missing(runs: Sequence[FinishedRun], complaints: Sequence[str]) -> list[str]
     """Experiments without a run, and folders that were left out."""
     present = {run.experiment for run in runs}
     lines = [f"- No run of `{name}`." for name in EXPERIMENTS if name not in present]
-    lines += [f"- Left out: {complaint}." for complaint in complaints]
+    lines += [f"- Left out: {plain(complaint)}." for complaint in complaints]
     return ["## Missing", "", *lines, ""] if lines else []
 
 
@@ -127,7 +128,7 @@ def observations(concluded: Mapping[int | str, Mapping]) -> list[str]:
     lines = ["| | claim | verdict |", "|---|---|---|"]
     lines += [
         f"| {title(key)} | {conclusion['claim']} | "
-        f"**{conclusion['verdict']}** {conclusion['why']} |"
+        f"**{conclusion['verdict']}** {plain(conclusion['why'])} |"
         for key, conclusion in concluded.items()
     ]
     lines.append("")
@@ -161,17 +162,17 @@ def row(finding: Finding) -> str:
     branches = record["branches"]
     if isinstance(branches, list):
         branches = ", ".join(map(str, branches))
-    low, high = (number(bound, 3) for bound in record["interval"])
+    low, high = (number(bound, 3) for bound in record["interval"] or (None, None))
     interval = "none" if low == high == "-" else f"{low} to {high}"
     cells = (
-        f"{finding.level}: {finding.setting}",
-        f"`{finding.run}`",
+        f"{finding.level}: {plain(finding.setting)}",
+        code(finding.run, in_table=True),
         branches,
         number(record["value"], 3),
         interval,
         number(record["initial"], 3),
         number(record["control"], 3),
-        VERDICTS[record["holds"]],
+        "one network" if finding.of_one else VERDICTS[record["holds"]],
     )
     return f"| {' | '.join(map(str, cells))} |"
 
@@ -206,22 +207,22 @@ def other_figures(runs: Sequence[FinishedRun], folder: Path) -> list[str]:
     for run in runs:
         others = [path for path in run.figures if path.stem[:5] not in CAPTIONS]
         if others:
-            lines += [f"### {run.experiment}: `{run.name}`", ""]
+            lines += [f"### {run.experiment}: {code(run.name)}", ""]
             lines += [picture(run, path, folder) for path in others]
             lines.append("")
     return lines
 
 
 def picture(run: FinishedRun, path: Path, folder: Path) -> str:
-    label = f"{path.stem} of {run.name}"
-    return f"`{run.name}`, {path.stem}:\n\n![{label}]({link(path, folder)})\n"
+    stem, target = plain(path.stem), link(path, folder)
+    return f"{code(run.name)}, {stem}:\n\n![{stem} of {plain(run.name)}]({target})\n"
 
 
 def link(path: Path, folder: Path) -> str:
     """The Markdown target of a file, relative to a folder."""
     # Resolved, since `..` out of a symbolic link leads elsewhere.
     relative = Path(os.path.relpath(path.resolve(), folder.resolve()))
-    return f"<{quote(relative.as_posix(), safe='/ ')}>"
+    return f"<{quote(os.fsencode(relative.as_posix()), safe='/ ')}>"
 
 
 def table_of_runs(runs: Sequence[FinishedRun]) -> list[str]:
@@ -241,8 +242,9 @@ def table_of_runs(runs: Sequence[FinishedRun]) -> list[str]:
 def row_of_run(run: FinishedRun) -> str:
     minutes = f"{run.results['wall_seconds'] / 60:.1f}"
     device = f"{run.environment['cpus']} x {run.environment['device']}"
-    cells = (f"`{run.name}`", run.experiment, minutes, device, run.commit)
-    return f"| {' | '.join(cells)} | `{run.command}` |"
+    name, command = (code(text, in_table=True) for text in (run.name, run.command))
+    cells = (name, run.experiment, minutes, plain(device), plain(run.commit), command)
+    return f"| {' | '.join(cells)} |"
 
 
 def to_html(markdown: str, folder: Path) -> str:
@@ -251,10 +253,11 @@ def to_html(markdown: str, folder: Path) -> str:
     Args:
       folder: of the report; its links to PNGs become embedded data.
     """
-    body = MarkdownIt("commonmark").enable("table").render(markdown)
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
 
     def embedded(match):
-        data = (folder / unquote(html.unescape(match[1]))).read_bytes()
+        path = os.fsdecode(unquote_to_bytes(html.unescape(match[1])))
+        data = (folder / path).read_bytes()
         return f'src="data:image/png;base64,{base64.b64encode(data).decode()}"'
 
     body = re.sub(r'src="([^"]+)"', embedded, body)

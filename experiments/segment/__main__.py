@@ -23,6 +23,8 @@ import numpy as np
 from PIL import Image
 
 from bspec_jax import generator, runs
+from bspec_jax.data.names import shown
+from bspec_jax.generator import GeneratorSpec
 from bspec_jax.storage import files
 from experiments.segment.analysis import analyse, choose_source
 from experiments.segment.config import NAME, Config
@@ -42,6 +44,7 @@ def main(config: Config) -> None:
     )
     source = choose_source(config, trained.spec)
     chosen_on, segmented = load_images(config, trained.spec)
+    check_memory(len(segmented.x), trained.spec)
     workdir = runs.start(config, NAME)
     config = dataclasses.replace(config, workdir=workdir)
     analysis = analyse(config, trained, source, chosen_on, segmented)
@@ -49,6 +52,18 @@ def main(config: Config) -> None:
     files.save_arrays(workdir / ARRAYS_FILE, analysis.arrays)
     runs.conclude(
         workdir, config, analysis.results, started, partial(draw, config), summary
+    )
+
+
+def check_memory(num_images: int, spec: GeneratorSpec) -> None:
+    """Raises FlagError if so many images cannot be decomposed in memory."""
+    height, width, channels = spec.image_shape
+    # Per pixel: the images and their stacks v_k and phi_k, and the scalars of a stack.
+    values = channels * (2 * spec.branches + 6) + 2 * spec.branches + 8
+    runs.check_memory(
+        4 * num_images * height * width * values,
+        f"the components of {num_images} images",
+        "give fewer --images, or lower --test-examples",
     )
 
 
@@ -60,21 +75,25 @@ def write_masks(folder: Path, names: list[str], masks: np.ndarray) -> None:
 
 
 def summary(results: dict) -> str:
-    """The choice of each method, and its scores by class."""
-    lines = []
+    """The choice of each method, its scores by class, and the converged borders."""
+    lines, count = [], results["examples"]
     for method, result in results["methods"].items():
         choice = result["choice"]
         lines.append(
             f"{method:12} surface {choice['surface']}"
             f"{' (dark)' if choice['dark'] else ''} above {choice['level']}, "
-            f"image {choice['image']}"
+            f"image {choice['image']}; {result['converged']} of {count} borders "
+            "converged"
         )
-    lines.append(f"{'':12} {'':8} {'IoU':>6} {'prec.':>6} {'recall':>6} {'empty':>6}")
+    width = max(8, *(len(shown(name)) for name in results["classes"]))
+    heading = f"{'IoU':>6} {'prec.':>6} {'recall':>6} {'empty':>6}"
+    lines.append(f"{'':12} {'':{width}} {heading}")
     for method, result in results["methods"].items():
         for name, scores in {**result["by_class"], "all": result["all"]}.items():
             row = (scores[key] for key in ("iou", "precision", "recall", "empty"))
             lines.append(
-                f"{method:12} {name:8} " + " ".join(f"{number(v):>6}" for v in row)
+                f"{method:12} {shown(name):{width}} "
+                + " ".join(f"{number(v):>6}" for v in row)
             )
     return "\n".join(lines)
 

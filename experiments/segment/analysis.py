@@ -74,12 +74,13 @@ def analyse(
     classes = trained.spec.classes
     chosen = choose(config, scalar_stacks(trained, chosen_on, source), chosen_on)
     stacks = scalar_stacks(trained, segmented, source)
-    masks = {}
+    masks, converged = {}, {}
     for method, ranked in chosen.items():
         stack = stacks[METHODS[method]]
-        (masks[method],) = segmentation.segment_all(
+        (masks[method],), (still,) = segmentation.segment_all(
             stack, [ranked.choice], config.border
         )
+        converged[method] = int(still.sum())
     results = {
         "classes": [classes[label] for label in np.unique(segmented.labels)],
         "source": source,
@@ -89,6 +90,8 @@ def analyse(
             method: {
                 "choice": ranked.choice._asdict(),
                 "value": ranked.value,
+                "converged": converged[method],
+                "converged_share_of_choice": ranked.converged,
                 **class_scores(config, masks[method], segmented, classes),
             }
             for method, ranked in chosen.items()
@@ -173,7 +176,7 @@ def example_arrays(
         "located": segmentation.combine(scalars, choice.surface),
         "surface": surface,
         "segmented": to_segment,
-        "inside": segmentation.inside(to_segment, surface, config.border),
+        "inside": segmentation.inside(to_segment, surface, config.border).masks,
         **{f"masks_{method}": of_method[index] for method, of_method in masks.items()},
     }
     return arrays if truth is None else arrays | {"truth": truth[index]}

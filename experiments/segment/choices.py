@@ -66,8 +66,11 @@ def choose(
         criteria |= {"best": mean_iou, "plain_best": mean_iou}
     choices = {}
     if (given := config.given_choice) is not None:
-        (masks,) = segmentation.segment_all(stacks[COMPONENTS], [given], config.border)
-        choices[COMPONENTS] = RankedChoice(criteria.pop(COMPONENTS)(masks), given)
+        (masks,), (converged,) = segmentation.segment_all(
+            stacks[COMPONENTS], [given], config.border
+        )
+        value = criteria.pop(COMPONENTS)(masks)
+        choices[COMPONENTS] = RankedChoice(value, given, converged.mean())
     for name, stack in stacks.items():
         methods = [method for method in criteria if METHODS[method] == name]
         if methods:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from bspec_jax.components.chan_vese import Border
-from bspec_jax.components.segmentation import Choice
-from bspec_jax.runs import FlagError, check_flag
-from experiments.flags import DataConfig, check_not_negative
+from bspec_jax.components.segmentation import BORDER, Choice
+from bspec_jax.runs import FlagError, RunConfig, check_flag
+from bspec_jax.storage.errors import flag
+from experiments.flags import DataConfig, check_not_negative, check_single
 
 NAME = "segment"
 
@@ -62,17 +63,26 @@ class Config(DataConfig):
             raise FlagError(
                 "--surface-components and --image-components need each other"
             )
+        for name in ("surface_components", "image_components"):
+            check_distinct(self, name)
         check_flag(self, "level", lambda v: 0 <= v < 1, "in 0..1, below 1")
         for name in ("length", "inside"):
             check_not_negative(self, name)
-        if self.images and (self.dataset or self.data_dir):
-            raise FlagError(
-                "--images replaces --dataset and --data-dir: leave these out"
-            )
+            check_single(self, name)
+
+    def unused(self) -> dict[str, str]:
+        names = {}
+        if self.images:
+            of_data = ("seed", "dataset", "data_dir", "test_share", "test_examples")
+            names |= dict.fromkeys((*of_data, "part"), "to --images")
+        if not self.surface_components:
+            by_search = "to a search, which is made without --surface-components"
+            names |= dict.fromkeys(("dark", "level"), by_search)
+        return super().unused() | names
 
     @property
     def border(self) -> Border:
-        return Border(length=self.length, inside=self.inside)
+        return BORDER._replace(length=self.length, inside=self.inside)
 
     @property
     def given_choice(self) -> Choice | None:
@@ -82,3 +92,11 @@ class Config(DataConfig):
         return Choice(
             self.surface_components, self.image_components, self.dark, self.level
         )
+
+
+def check_distinct(config: RunConfig, name: str) -> None:
+    """Raises FlagError if a flag of several values has one twice."""
+    values = getattr(config, name)
+    if len(set(values)) < len(values):
+        listed = " ".join(map(str, values))
+        raise FlagError(f"{flag(name)} must have distinct values, got {listed}")

@@ -6,14 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int
-from PIL import Image
 
 from bspec_jax.data import sources, streaming
+from bspec_jax.data.decoding import decode
 from bspec_jax.data.folder import read_images
 from bspec_jax.data.images import Part, of_classes
 from bspec_jax.data.selection import balanced, first_of_each
 from bspec_jax.generator import GeneratorSpec, recogniser, to_signed
 from bspec_jax.storage.errors import UserError
+from bspec_jax.storage.files import safe_names
 from experiments.segment.config import Config
 
 
@@ -51,7 +52,9 @@ def load_images(
         names = [own.names[i] for i in index]
         return LabelledImages(names, own.x[index], own.labels[index]), own
     dataset = config.dataset or spec.dataset
-    source = sources.find(dataset, config.data_dir, spec.image_shape[0])
+    source = sources.find(
+        dataset, config.data_dir, spec.image_shape[0], config.test_share
+    )
     source = of_classes(source, spec.classes)
     count = config.choose_examples * len(spec.classes)
     return (
@@ -74,7 +77,8 @@ def draw_images(
     if part.ground_truth is not None:
         # Rendered images are always readable, so `order` refers to all of `indices`.
         masks = part.ground_truth(indices[order]).masks
-    names = [f"{class_names[label]}_{i:04d}" for i, label in enumerate(labels)]
+    stems = safe_names(class_names)
+    names = [f"{stems[label]}_{i:04d}" for i, label in enumerate(labels)]
     return LabelledImages(names, to_signed(images), labels, masks)
 
 
@@ -83,10 +87,9 @@ def read_own_images(config: Config, spec: GeneratorSpec) -> LabelledImages:
     size, _, channels = spec.image_shape
     images, paths = read_images(config.images, size, channels)
     for path in paths:
-        with Image.open(path) as picture:
-            if picture.size != (size, size):
-                width, height = picture.size
-                print(f"{path}: {width} x {height}, resized to {size} x {size}")
+        width, height = decode(path).size
+        if (width, height) != (size, size):
+            print(f"{path}: {width} x {height}, resized to {size} x {size}")
     x = to_signed(images)
     labels = recogniser.beside(config.checkpoint).recognise(x)
     for path, label in zip(paths, labels, strict=True):
@@ -95,7 +98,7 @@ def read_own_images(config: Config, spec: GeneratorSpec) -> LabelledImages:
 
 
 def mask_names(paths: list[Path]) -> list[str]:
-    """File names without suffix; with folder and suffix where two are the same.
+    """Their names without suffix; with folder and suffix where two are the same.
 
     Raises:
       UserError: if two are still the same, so that one mask would overwrite another.
@@ -112,4 +115,4 @@ def mask_names(paths: list[Path]) -> list[str]:
             raise UserError(
                 f"{count} images would have a mask called {name}: rename them"
             )
-    return names
+    return safe_names(names)

@@ -1,9 +1,9 @@
 """The figures of `experiments.segment`: overlays, steps and scores."""
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from bspec_jax import figures
+from bspec_jax.figures import Figure
 from bspec_jax.storage import files
 from experiments.segment.choices import COMPONENTS, PLAIN
 from experiments.segment.config import Config

@@ -3,7 +3,7 @@
     python -m experiments.toy                  # the paper's sweep over M, two tasks
     python -m experiments.toy --mode phase     # learning rate x initial scale x slope
 
-The sweep takes about 20 seconds on 2 cores, the phase diagram about 50. Expected with
+The sweep takes 13 to 20 seconds on 2 cores, the phase diagram 37 to 49. Expected with
 the defaults (seed 0): at M = 2, 4 and 10 Toy 1 succeeds in .52, .88 and 1.00 of the
 trials, Toy 2 in .60, .84 and .98. From M = 10 to 30, 3 to 4 branches are active.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from bspec_jax import runs
 from experiments.tables import number, observation_lines
 from experiments.toy.config import NAME, Config
-from experiments.toy.draw import draw
+from experiments.toy.draw import draw, notes
 from experiments.toy.phase import phase
 from experiments.toy.sweep import sweep
 
@@ -34,10 +34,12 @@ def main(config: Config) -> None:
 
 def summary(results: dict) -> str:
     """The table that ends a run."""
-    table = _phase_lines if results["config"]["mode"] == "phase" else _sweep_lines
-    return "\n".join(
+    phase = results["config"]["mode"] == "phase"
+    table = _phase_lines if phase else _sweep_lines
+    lines = [
         line for task, data in results["tasks"].items() for line in table(task, data)
-    )
+    ]
+    return "\n".join(lines if phase else [*lines, *notes(results)])
 
 
 def _phase_lines(task: str, data: dict) -> list[str]:
@@ -71,7 +73,11 @@ def _sweep_lines(task: str, data: dict) -> list[str]:
             f"{number(data['specialization_index'][i], 3):>7}  "
             f"{data['diverged'][i]:8}"
         )
-    lines += ["", *observation_lines(data["observations"], ("value", "control"))]
+    several = data["trials"] > 1
+    columns = ("value", "control")
+    lines += ["", *observation_lines(data["observations"], columns, verdicts=several)]
+    if not several:
+        lines.append("(verdicts need several trials)")
     return [*lines, ""]
 
 

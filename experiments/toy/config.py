@@ -5,13 +5,18 @@ import math
 from typing import ClassVar, Literal
 
 from bspec_jax import runs
+from bspec_jax.storage.errors import flag
 from bspec_jax.toys import sweeps
-from experiments.flags import ToyConfig, check_not_negative, check_positive
+from experiments.flags import (
+    ToyConfig,
+    check_not_negative,
+    check_positive,
+    check_single,
+)
 
 NAME = "toy"
 CONTROL_POOL = 3000  # networks trained alone, whose sums are the control
-COVARIANCE_BRANCHES, COVARIANCE_TRIALS = 10, 10  # Figure 3 right
-RESPONSE_BRANCHES, RESPONSE_TRIALS = 20, 200  # Figure 4 left and middle
+MOST_SHOWN = 100  # branches of a network that a figure can show
 
 PHASE_LEARNING_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
 PHASE_AXES = {
@@ -47,16 +52,31 @@ class Config(ToyConfig):
 
     def check(self) -> None:
         super().check()
-        runs.check_flag(self, "phase_negative_slopes", math.isfinite, "finite")
         for name in ("phase_init_scales", "phase_learning_rates"):
             check_positive(self, name)
         check_not_negative(self, "overlay_learning_rate")
+        for name in (*PHASE_AXES.values(), "overlay_learning_rate"):
+            check_single(self, name)
         widest = max(self.branches_list)
         runs.check_memory(
             sweeps.memory_estimate(self.num_trials, widest),
             f"{self.num_trials:,} trials of up to {widest:,} branches",
             "use fewer --branches or --trials",
         )
+
+    def unused(self) -> dict[str, str]:
+        if self.mode == "phase":
+            modes = {
+                name: f"with --mode phase, which has {flag(values)}"
+                for name, values in PHASE_AXES.items()
+            }
+            overlay = ("overlay_learning_rate", "overlay_trials")
+            modes |= dict.fromkeys(overlay, "with --mode phase")
+        else:
+            modes = dict.fromkeys(PHASE_AXES.values(), "without --mode phase")
+            if not self.overlay_learning_rate:
+                modes["overlay_trials"] = "with --overlay-learning-rate 0"
+        return super().unused() | modes
 
     @property
     def branches_list(self) -> list[int]:
@@ -70,7 +90,16 @@ class Config(ToyConfig):
     @property
     def phase_grid(self) -> dict[str, list[float]]:
         """Values along each axis of the phase grid."""
-        return {name: list(getattr(self, flag)) for name, flag in PHASE_AXES.items()}
+        axes = PHASE_AXES.items()
+        return {name: sorted(set(getattr(self, values))) for name, values in axes}
+
+    def shown_branches(self, wanted: int) -> int | None:
+        """The M of a figure of single networks; None if all are too large to be shown.
+
+        The one in --branches that is nearest to `wanted`, the paper's.
+        """
+        nearest = min(self.branches_list, key=lambda m: abs(m - wanted))
+        return nearest if nearest <= MOST_SHOWN else None
 
     @property
     def control_shape(self) -> tuple[int, int]:
@@ -80,12 +109,11 @@ class Config(ToyConfig):
 
     @property
     def num_trials(self) -> int:
-        """Trials of the whole run, including overlay, control and examples."""
+        """Trials of the whole run, including overlay and control."""
         each = len(self.tasks_list) * len(self.branches_list)
         if self.mode == "phase":
             cells = math.prod(map(len, self.phase_grid.values()))
             return each * cells * self.trials_count
         overlay = self.overlay_trials if self.overlay_learning_rate else 0
         control = len(self.tasks_list) * math.prod(self.control_shape)
-        examples = COVARIANCE_TRIALS + RESPONSE_TRIALS
-        return each * (self.trials_count + overlay) + control + examples
+        return each * (self.trials_count + overlay) + control

@@ -1,4 +1,8 @@
-"""The single networks that Figures 2, 3 and 4 show."""
+"""The single networks that Figures 2, 3 and 4 show, which are those of the sweep.
+
+Figure 2 is of M = 2, whether --branches has it or not, and follows no more than
+`SEARCH_TRIALS` networks for no more than `RECORD_STEPS` steps.
+"""
 
 from typing import Any
 
@@ -8,10 +12,12 @@ import numpy as np
 from bspec_jax import toys
 from bspec_jax.analysis.specialization import active_branches, covariance
 from bspec_jax.toys import measures, sweeps
-from experiments.toy.config import COVARIANCE_BRANCHES, RESPONSE_BRANCHES, Config
+from experiments.toy.config import Config
 
 SEARCH_TRIALS = 1000  # networks of M = 2 among which Figure 2's examples are found
 RECORD_STEPS, RECORD_EVERY = 4000, 10
+COVARIANCE_BRANCHES, COVARIANCE_TRIALS = 10, 10  # the paper's, Figure 3 right
+RESPONSE_BRANCHES, RESPONSE_TRIALS = 20, 200  # Figure 4 left and middle
 MARGIN = 0.4  # of Figure 4's curves beyond the outer points
 
 
@@ -20,10 +26,12 @@ def dynamics(config: Config, task: str) -> dict[str, Any]:
     x, y = (np.array(values) for values in toys.TASKS[task])
     network = toys.toy_network(2, init=config.init, init_scale=config.init_scale)
     key = jax.random.key(config.seed)
+    searched = min(config.trials_count, SEARCH_TRIALS)
+    steps = min(config.steps, RECORD_STEPS)
     options = {
         "learning_rate": config.learning_rate,
         "negative_slope": config.negative_slope,
-        "steps": RECORD_STEPS,
+        "steps": steps,
         "every": RECORD_EVERY,
     }
 
@@ -31,7 +39,7 @@ def dynamics(config: Config, task: str) -> dict[str, Any]:
         params, _ = network.init(toys.trial_key(key, 2, trial))
         return toys.record(params, x, y, **options)
 
-    recorded = np.array(jax.vmap(follow)(np.arange(SEARCH_TRIALS)))
+    recorded = np.array(jax.vmap(follow)(np.arange(searched)))
     kinds = toys.classify_dynamics(recorded, y, RECORD_EVERY)
     examples = {}
     for kind, of_kind in kinds._asdict().items():
@@ -51,25 +59,37 @@ def dynamics(config: Config, task: str) -> dict[str, Any]:
             "y": y,
             "responses": recorded[trial, :length],
         }
-    return {"searched": SEARCH_TRIALS, "examples": examples}
+    return {"task": task, "searched": searched, "steps": steps, "examples": examples}
 
 
-def covariances(task: str, trained: sweeps.Trials) -> dict[str, Any]:
-    """Figure 3 right: F F^T of the first ten trials at M = 10."""
-    v = measures.trial_responses(trained)[:, :COVARIANCE_BRANCHES]
+def covariances(config: Config, task: str, trained: sweeps.Trials) -> dict[str, Any]:
+    """Figure 3 right: F F^T of the first ten trials at M = 10, or the M nearest to it.
+
+    Args:
+      trained: the task's networks of the sweep.
+    """
+    m = config.shown_branches(COVARIANCE_BRANCHES)
+    trained = _first(trained, m, COVARIANCE_TRIALS)
+    v = measures.trial_responses(trained)[:, :m]
     return {
         "task": task,
-        "branches": COVARIANCE_BRANCHES,
+        "branches": m,
         "converged": trained.converged,
-        "matrices": jax.vmap(covariance)(v),
+        "matrices": jax.vmap(covariance)(v) if m else [],
     }
 
 
-def responses(task: str, trained: sweeps.Trials) -> dict[str, Any]:
-    """Figure 4 left and middle: two converged trials at M = 20.
+def responses(config: Config, task: str, trained: sweeps.Trials) -> dict[str, Any]:
+    """Figure 4 left and middle: two converged trials at M = 20, or the M nearest to it.
 
-    The first with 3 active branches, as in the paper, and the first with another count.
+    The first with 3 active branches, as in the paper, and the first with another count,
+    among the first 200.
+
+    Args:
+      trained: the task's networks of the sweep.
     """
+    m = config.shown_branches(RESPONSE_BRANCHES)
+    trained = _first(trained, m, RESPONSE_TRIALS)
     num_active = measures.measure_trials(trained).num_active
     three = np.flatnonzero(trained.converged & (num_active == 3))[:1]
     other = np.flatnonzero(trained.converged & (num_active != 3))[:1]
@@ -77,14 +97,14 @@ def responses(task: str, trained: sweeps.Trials) -> dict[str, Any]:
     examples = []
     for trial in [*three, *other]:
         network = trained.select([trial])
-        w, b = network.w[:RESPONSE_BRANCHES, 0], network.b[:RESPONSE_BRANCHES, 0]
+        w, b = network.w[:m, 0], network.b[:m, 0]
         slope = network.negative_slope[0]
-        v = measures.trial_responses(network)[0, :RESPONSE_BRANCHES]
+        v = measures.trial_responses(network)[0, :m]
         curves = measures.response_curves(w, b, slope, min(x) - MARGIN, max(x) + MARGIN)
         examples.append(
             {
                 "trial": trial,
-                "num_active": num_active[trial],
+                "num_active": int(num_active[trial]),
                 "active": active_branches(v),
                 "w": w,
                 "b": b,
@@ -93,4 +113,9 @@ def responses(task: str, trained: sweeps.Trials) -> dict[str, Any]:
                 "curves": curves._asdict(),
             }
         )
-    return {"task": task, "x": x, "y": y, "examples": examples}
+    return {"task": task, "branches": m, "x": x, "y": y, "examples": examples}
+
+
+def _first(trained: sweeps.Trials, num_branches: int | None, count: int):
+    """The first networks of this M; none for None."""
+    return trained.select(np.flatnonzero(trained.num_branches == num_branches)[:count])

@@ -9,13 +9,7 @@ import numpy as np
 from bspec_jax.analysis import observations
 from bspec_jax.toys import measures, sweeps
 from experiments.toy import examples
-from experiments.toy.config import (
-    COVARIANCE_BRANCHES,
-    COVARIANCE_TRIALS,
-    RESPONSE_BRANCHES,
-    RESPONSE_TRIALS,
-    Config,
-)
+from experiments.toy.config import Config
 from experiments.toy.training import Networks, train_table
 
 
@@ -43,14 +37,13 @@ def sweep(config: Config, workdir: Path) -> dict[str, Any]:
             overlay[task] = outcome(
                 config.branches_list, all_networks.select("overlay", task).trained
             )
-    covariance_trials = all_networks.select("covariances", tasks[0]).trained
-    response_trials = all_networks.select("responses", tasks[-1]).trained
+    first, last = (all_networks.select("sweep", tasks[i]).trained for i in (0, -1))
     return {
         "tasks": results,
         "overlay": {"learning_rate": config.overlay_learning_rate, "tasks": overlay},
         "dynamics": examples.dynamics(config, tasks[0]),
-        "covariances": examples.covariances(tasks[0], covariance_trials),
-        "responses": examples.responses(tasks[-1], response_trials),
+        "covariances": examples.covariances(config, tasks[0], first),
+        "responses": examples.responses(config, tasks[-1], last),
         "findings": [
             finding
             for task in tasks
@@ -80,8 +73,6 @@ def train(config: Config, workdir: Path) -> SweepNetworks:
     parts = {
         "sweep": rows(tasks, branches, config.trials_count),
         "alone": rows(tasks, 1, math.prod(config.control_shape)),
-        "covariances": rows(tasks[0], COVARIANCE_BRANCHES, COVARIANCE_TRIALS),
-        "responses": rows(tasks[-1], RESPONSE_BRANCHES, RESPONSE_TRIALS),
     }
     if config.overlay_learning_rate:
         parts["overlay"] = rows(

@@ -65,7 +65,8 @@ def test_the_start_is_calibrated_and_the_end_as_saved(run, stages):
 
 
 @pytest.mark.slow
-def test_factor_shares_equal_those_of_whole_jacobians(run, stages):
+def test_factor_shares_equal_those_of_whole_jacobians(run, stages, monkeypatch):
+    monkeypatch.setattr(curvature, "CHUNK", 4)  # of the 6 images
     trained = classifier.load(run)
     clamps = ("hard", "none")
     scales, bounds = None, np.array(gradients.THRESHOLDS)[:, None]

@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -33,3 +35,16 @@ def test_a_subset_is_summed(pictures):
     v = pictures.components
     assert_allclose(pictures.sum_of((0, 2)), v[0] + v[2])
     assert_allclose(pictures.residual + pictures.sum_of((0, 1, 2)), pictures.generated)
+
+
+@pytest.mark.parametrize("component", [-1, 3, True])
+def test_a_component_must_exist(pictures, component):
+    with pytest.raises(ValueError, match="components must be"):
+        inspect.unwrap(Pictures.with_gain)(pictures, component, 2)
+    with pytest.raises(ValueError, match="components must be"):
+        inspect.unwrap(Pictures.sum_of)(pictures, [0, component])
+
+
+def test_a_component_is_summed_once(pictures):
+    with pytest.raises(ValueError, match=r"components must differ, got \[0, 2, 0\]"):
+        pictures.sum_of([0, 2, 0])

@@ -1,8 +1,12 @@
+import inspect
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from bspec_jax.components import recombination
 from bspec_jax.components.recombination import (
     fit_gains,
     perturb_components,
@@ -151,3 +155,54 @@ def test_a_component_that_is_zero_keeps_its_gain(images):
     components[1] = 0
     target = np.asarray(recombine(residual, components, np.array([0.3, 0.0, 0.8])))
     assert_allclose(fit_gains(residual, components, target), [0.3, 1, 0.8], atol=1e-5)
+
+
+def test_where_nothing_counts_no_gain_is_changed(images):
+    residual, components, region = images
+    found = fit_gains(residual, components, residual, np.zeros_like(region))
+    assert_array_equal(found, np.ones(M))
+    region = np.zeros_like(region)
+    region[0, 0, 0] = True  # fewer pixel values than components
+    target = np.asarray(recombine(residual, components, np.array([0.3, 1.0, 0.8])))
+    found = fit_gains(residual, components, target, region)
+    made = np.asarray(recombine(residual, components, found))
+    assert_allclose(made[region], target[region], atol=1e-5)
+
+
+def test_gains_that_are_not_the_best_are_said(images, monkeypatch):
+    residual, components, _ = images
+    # Strongly correlated, with a tolerance and a number of steps too few for them.
+    components = components + 0.7 * components[[1, 2, 0]]
+    target = np.asarray(recombine(residual, components, np.array([-0.5, 1.5, 0.4])))
+    hasty = partial(recombination.lsq_linear, max_iter=1)
+    monkeypatch.setattr(recombination, "lsq_linear", hasty)
+    with pytest.warns(RuntimeWarning, match="^the gains are not the best: .*iteration"):
+        fit_gains(residual, components, target)
+
+
+def test_images_of_another_unit_or_shape_are_refused(images):
+    residual, components, region = images
+    call = inspect.unwrap(recombine)
+    ones = np.ones(M, np.float32)
+    as_bytes = np.uint8(100 * residual.clip(0, 1))
+    for wrong, message in (
+        ((as_bytes, components, ones), "must be floats, as in -1..1, got uint8"),
+        ((residual, np.int32(components), ones), "must be floats"),
+        ((residual[:1], components, ones), r"\[M, \*images.shape\]"),
+        ((residual, components[:1], ones), r"`gains` must be \[M\] or \[M, N\]"),
+        ((residual, components, ones[:1]), "`gains` must be"),
+        ((residual, components, np.ones((N, M))), "`gains` must be"),
+        ((residual, components, ones, region * 1.0), "`region` must be boolean"),
+        ((residual, components, ones, region[:1]), "`region` must be boolean, of sh"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(*wrong)
+    for wrong in (as_bytes, residual[:1]):
+        with pytest.raises(ValueError, match="images"):
+            inspect.unwrap(remainder)(wrong, components)
+        with pytest.raises(ValueError, match="images"):
+            inspect.unwrap(fit_gains)(residual, components, wrong)
+    broken = residual.copy()
+    broken[0, 1, 2, 0] = np.nan
+    with pytest.raises(ValueError, match="must be finite"):
+        fit_gains(residual, components, broken)

@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -5,8 +7,10 @@ from shapes import EYES, HEIGHT, NOSE, WIDTH
 from skimage.color import rgb2hsv
 
 from bspec_jax.components import segmentation
-from bspec_jax.components.pairs import mean_pair_score
-from bspec_jax.components.segmentation import Choice, segment
+from bspec_jax.components.indices import component_indices
+from bspec_jax.components.pairs import mean_pair_score, regions
+from bspec_jax.components.segmentation import BORDER, Choice, segment
+from bspec_jax.storage.errors import Notice
 
 
 def components(noise: float = 0.02):
@@ -82,11 +86,66 @@ def test_without_a_second_region_the_mask_is_empty():
     assert not segment(half, Choice((0,), (0,))).any()
 
 
-@pytest.mark.parametrize("chosen", [(), (3,), (-1,), (0, 7)])
-def test_components_must_exist(chosen):
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ((), r"some of 0\.\.2, got"),
+        ((3,), r"some of 0\.\.2, got"),
+        ((-1,), r"some of 0\.\.2, got"),
+        ((0, 7), r"some of 0\.\.2, got"),
+        ((True,), "must be integers, got True"),
+        ((np.True_, np.False_, np.True_), "must be integers"),  # a mask
+        ((1.0,), "must be integers, got 1.0"),
+        ((2, 2), r"must differ, got \[2, 2\]"),
+    ],
+)
+def test_components_must_exist(chosen, message):
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(component_indices)(chosen, 3)
+    assert component_indices([np.int64(2), 0], 3) == [2, 0]
+
+
+@pytest.mark.parametrize("chosen", [(), (3,), (-1,), (True,), (1, 1)])
+def test_a_choice_is_of_components_that_exist(chosen):
     for choice in (Choice(chosen, (0,)), Choice((0,), chosen)):
-        with pytest.raises(ValueError, match=r"some of 0\.\.2, got"):
+        with pytest.raises(ValueError, match="components must"):
             segment(components(), choice)
+
+
+def test_the_level_leaves_something_to_start_from():
+    scalars = segmentation.scalarise(components())
+    for level in (1.0, -0.1, np.nan):
+        choice = Choice((0,), (0,), level=level)
+        with pytest.raises(
+            ValueError, match=r"`level` must be in 0\.\.1, below 1, got"
+        ):
+            segmentation.initial_surface(scalars, choice)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused(value):
+    broken = components()
+    broken[1, 0, 3, 4, 2] = value
+    with pytest.raises(ValueError, match="must be finite numbers"):
+        segment(broken, Choice((0,), (1,)))
+    images = segmentation.combine(segmentation.scalarise(components()), (0,))
+    surfaces = images.copy()
+    surfaces[0, 3, 4] = value
+    with pytest.raises(ValueError, match="must be finite numbers"):
+        segmentation.inside(images, surfaces)
+
+
+def test_borders_that_have_not_converged_are_counted():
+    scalars = segmentation.scalarise(components())
+    choices = [Choice((0,), (1,)), Choice((1,), (1,), dark=True)]
+    found = segmentation.segment_all(scalars, choices)
+    assert found.converged.shape == (2, 2)
+    assert found.converged.all()
+    hasty = BORDER._replace(max_iterations=2)
+    found = segmentation.segment_all(scalars, choices, hasty)
+    assert found.converged.tolist() == [[False, False], [True, True]]
+    with pytest.warns(Notice, match="^2 of 2 borders have not converged in 2 steps$"):
+        segment(components(), choices[0], hasty)
 
 
 def test_iou_counts_misses():
@@ -100,7 +159,7 @@ def test_iou_counts_misses():
 
 
 @pytest.mark.slow
-def test_the_search_finds_eyes_without_labels():
+def test_the_search_finds_eyes_without_labels(monkeypatch):
     scalars = segmentation.scalarise(components(noise=0.1))
 
     def overlap(masks):
@@ -108,6 +167,7 @@ def test_the_search_finds_eyes_without_labels():
 
     values = (mean_pair_score, overlap)
     done = []
+    monkeypatch.setattr(segmentation, "CHOICES_AT_ONCE", 5)  # of 36: one is left over
     found, best = segmentation.search(scalars, values, advance=done.append)
     expected = segmentation.search_size(len(scalars), len(values)) * scalars.shape[1]
     assert sum(done) == expected
@@ -115,10 +175,21 @@ def test_the_search_finds_eyes_without_labels():
         assert [one.value for one in ranking] == sorted(
             (one.value for one in ranking), reverse=True
         )
-        masks = segmentation.segment_all(scalars, [ranking[0].choice])[0]
-        assert ranking[0].value == value(masks)
-        assert overlap(masks) > 0.9
+        found = segmentation.segment_all(scalars, [ranking[0].choice])
+        assert ranking[0].value == value(found.masks[0])
+        assert ranking[0].converged == found.converged.mean()
+        assert overlap(found.masks[0]) > 0.9
     # Of a plain image there is no other to refine by.
     (alone,) = segmentation.search(scalars[:1])
     assert len(alone) == segmentation.search_size(1) == 6
     assert {one.choice.image for one in alone} == {(0,)}
+
+
+def test_masks_are_not_surfaces_nor_bytes():
+    for wrong in (EYES[None].astype(np.uint8), EYES[None] * 2.0 - 1):
+        with pytest.raises(ValueError, match="masks must be boolean"):
+            inspect.unwrap(segmentation.iou)(wrong, EYES[None])
+        with pytest.raises(ValueError, match="mask must be boolean"):
+            inspect.unwrap(regions)(wrong[0])
+    with pytest.raises(ValueError, match="of one shape"):
+        inspect.unwrap(segmentation.iou)(EYES[None], np.stack([EYES, NOSE]))

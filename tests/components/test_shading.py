@@ -132,3 +132,24 @@ def test_a_fit_finds_the_settings_that_made_the_truth():
     found = fit_shading(5 * shading + 1, truth, region)
     assert (found.relief, found.damping) == (relief, damping)
     assert_allclose(found.error, 0, atol=1e-5)
+
+
+def test_a_fit_needs_a_damping_pixels_and_numbers():
+    """0 / 0 would make NaN of the errors, of which the first is then the lowest."""
+    shading = np.random.default_rng(0).normal(size=(2, 8, 9))
+    truth = normals_from_shading(shading, relief=0.4)
+    region = np.zeros(shading.shape, bool)
+    region[0, 3:5] = True
+    for damping in (0.0, -1.0, np.nan):
+        with pytest.raises(ValueError, match="`damping` must be positive"):
+            normals_from_shading(shading, relief=0.4, damping=damping)
+    with pytest.raises(ValueError, match="`region` must be boolean, with some pixels"):
+        fit_shading(shading, truth, region)
+    region[1, 2, 2] = True
+    assert fit_shading(shading, truth, region).relief == 0.4
+    for broken in (shading, truth):
+        kept = broken[1, 2, 2].copy()
+        broken[1, 2, 2] = np.nan
+        with pytest.raises(ValueError, match="must be finite numbers"):
+            fit_shading(shading, truth, region)
+        broken[1, 2, 2] = kept

@@ -1,4 +1,5 @@
 import json
+import os
 
 import jax
 import numpy as np
@@ -14,7 +15,8 @@ from helpers import (
 )
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bspec_jax.components import recombination
+from bspec_jax import generator
+from bspec_jax.components import recombination, segmentation
 from bspec_jax.components.shading import (
     RELIEFS,
     angular_error,
@@ -24,6 +26,7 @@ from bspec_jax.components.shading import (
 from bspec_jax.data import sources
 from bspec_jax.data.images import of_classes
 from bspec_jax.generator import to_signed
+from bspec_jax.storage.errors import UserError
 from experiments.applications import __main__ as experiment
 from experiments.applications import augmentation as aug
 from experiments.applications.config import Config
@@ -32,6 +35,7 @@ from experiments.applications.editing import editing_scores
 from experiments.applications.filtering import REMOVABLE, removal_scores, remove
 from experiments.applications.masks import saved_segmenter
 from experiments.applications.shape import shape_scores
+from experiments.applications.summary import mean_of_defined
 
 RUNS = ROOT / "docs" / "runs"
 CLASSES = ("cat", "dog", "tiger")
@@ -243,8 +247,10 @@ def test_gains_of_accuracy_are_in_pairs():
 
 
 def test_the_choice_of_a_run_of_segment():
-    choice, border = saved_segmenter(RUNS / "faces_segmentation")
+    spec = generator.load(RUNS / "faces_diffusion").spec
+    source, choice, border = saved_segmenter(RUNS / "faces_segmentation", spec)
     saved = json.loads((RUNS / "faces_segmentation" / "results.json").read_text())
+    assert source == saved["source"] == "inputs"
     saved_one = saved["methods"]["components"]["choice"]
     assert list(choice.surface) == saved_one["surface"]
     assert list(choice.image) == saved_one["image"]
@@ -252,18 +258,77 @@ def test_the_choice_of_a_run_of_segment():
     assert (border.length, border.inside) == (0.02, 4.0)
 
 
+def segmentation_run(folder, **changes):
+    """A copy of the kept run, with changed results."""
+    folder.mkdir()
+    for name in ("config.json", "results.json"):
+        saved = json.loads((RUNS / "faces_segmentation" / name).read_text())
+        (folder / name).write_text(json.dumps(saved | changes))
+    return folder
+
+
+SAVED = {"surface": [0], "image": [0], "dark": False, "level": 0.7}
+
+
+def test_the_components_are_of_the_source_that_they_were_chosen_in(tmp_path):
+    spec = generator.load(RUNS / "faces_diffusion").spec
+    methods = {"components": {"choice": SAVED}}
+
+    def eyes(faces):
+        return [np.float32(faces.truth.masks["eyes"])[..., None]]
+
+    def nothing(faces):
+        return [np.zeros((*faces.x.shape[:3], 1), np.float32)]
+
+    faces = faces_with(count=3, responses=eyes, inputs=nothing)
+    for source, found in (("responses", 1), ("inputs", 0)):
+        run = segmentation_run(tmp_path / source, source=source, methods=methods)
+        segmented = saved_segmenter(run, spec).segment(faces)
+        truth = faces.truth.masks["eyes"]
+        assert_allclose(segmentation.iou(segmented.masks[0], truth), found)
+        assert segmented.converged.all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": "inputs"}, "chose among the inputs of another generator"),
+        ({"source": "responses"}, "chose component 8 of another generator: .* 0..1"),
+        ({"source": "outputs"}, "chose among the outputs of another generator"),
+        ({"methods": {}}, "results.json is damaged or incomplete: run segment again"),
+        ({"methods": None}, "results.json is damaged or incomplete"),
+        ({"config": {"length": "x", "inside": 1.0}}, "is damaged or incomplete"),
+    ],
+)
+def test_a_choice_for_another_generator_is_refused(changes, message, tmp_path):
+    write_generator(tmp_path / "generator")
+    spec = generator.load(tmp_path / "generator").spec
+    with pytest.raises(UserError, match=message):
+        saved_segmenter(segmentation_run(tmp_path / "run", **changes), spec)
+
+
+def test_nulls_and_flags_that_nothing_uses():
+    assert mean_of_defined([None, 1.0, 3.0]) == 2
+    assert mean_of_defined([None]) is None
+    config = Config(applications=("shape",))
+    assert {"part", "gain", "trials", "attenuate"} <= set(config.unused())
+    assert set(Config().unused()) == {"attenuation"}
+    assert Config(attenuate=(1,)).unused() == {}
+
+
+FACES = RUNS / "faces_diffusion"
 FEW = (
-    *("--checkpoint", RUNS / "faces_diffusion"),
-    *("--segmentation", RUNS / "faces_segmentation"),
+    *("--checkpoint", FACES),
     *("--test-examples", 3, "--choose-examples", 1, "--trials", 1),
     *("--labels-per-class", 1, "--steps", 2),
 )
+CHOSEN = ("--segmentation", RUNS / "faces_segmentation")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("applications")
-    out, _ = finish(start("applications", *FEW, "--workdir", folder / "a"))
+    out, _ = finish(start("applications", *FEW, *CHOSEN, "--workdir", folder / "a"))
     only = ("--applications", "augmentation")
     run_here(experiment, *FEW, *only, "--workdir", folder / "b")
     return folder, out
@@ -283,6 +348,9 @@ def test_a_run_scores_all_applications_and_can_be_repeated(finished):
     assert ways["none"]["gain"] == 0
     for line in ("editing: share", "filtering: against", "shape: mean", "1 labels"):
         assert line in out
+    segmented = results["segmentation"]
+    assert segmented["source"] == "inputs"
+    assert f"{segmented['converged']} of 3 borders converged" in out
     names = {path.stem for path in (folder / "a" / "figures").glob("*.png")}
     assert names == {
         *("editing", "editing_shares", "shape", "shape_errors"),
@@ -342,6 +410,40 @@ def test_figures_are_drawn_again_and_for_another_component(
             "--scale must be finite, above 0, got 0.0",
         ),
         (("--checkpoint", "missing"), 1, "missing"),
+        (("--checkpoint", FACES, "--test-examples", 0), 2, "--test-examples must be"),
+        (("--checkpoint", FACES, "--trials", 1.5), 2, "invalid literal for int"),
+        (("--checkpoint", FACES, "--gain", "inf"), 2, "--gain must be finite"),
+        (
+            ("--checkpoint", FACES, "--labels-per-class", 5, 100_000),
+            2,
+            "the training images of a class, got 100000",
+        ),
+        (("--checkpoint", FACES, "--scale", 1e300), 2, "--scale must be finite and"),
+        (("--checkpoint", FACES, "--seed", -1), 2, "--seed must be in 0..2^32-1"),
+        (
+            ("--checkpoint", FACES, "--attenuate", 2, 5, 2),
+            2,
+            "--attenuate must have distinct values, got 2 5 2",
+        ),
+        (
+            ("--checkpoint", FACES, "--labels-per-class", 5, 5),
+            2,
+            "--labels-per-class must have distinct values",
+        ),
+        (
+            ("--checkpoint", FACES, "--attenuation", 0.5),
+            2,
+            "--attenuation does not apply without --attenuate: leave it out",
+        ),
+        (
+            ("--checkpoint", FACES, "--applications", "shape", "--gain", 3),
+            2,
+            "--gain does not apply to --applications shape: leave it out",
+        ),
+        (("--checkpoint", FACES, "--applications", "all"), 2, "--applications"),
+        (("--checkpoint", FACES, "--segmentation", "gone"), 1, "no run at gone"),
+        (("--checkpoint", FACES, "--resume"), 1, "no run at"),
+        (("--figures-only",), 1, "no run at"),
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, monkeypatch, capsys, flags, status, message):
@@ -356,6 +458,14 @@ def test_wrong_input_is_one_line(tmp_path, monkeypatch, capsys, flags, status, m
     flags = (shoes if flag == "SHOES" else flag for flag in flags)
     given = ("--workdir", tmp_path / "run", *flags)
     check_refused(experiment, given, status, message, monkeypatch, capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_images_than_memory_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "sysconf", lambda name: 1000)  # a million bytes
+    flags = ("--checkpoint", FACES, "--workdir", tmp_path / "run")
+    message = "the components of 300 + 150 images would take about"
+    check_refused(experiment, flags, 2, message, monkeypatch, capsys)
     assert not (tmp_path / "run").exists()
 
 

@@ -1,10 +1,13 @@
 """The benchmarks start without PyTorch, and their forms compute the same."""
 
 import dataclasses
+import subprocess
+import sys
+import time
 from importlib import import_module
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, check_refused
 from numpy.testing import assert_allclose
 
 from bspec_jax.runs import FlagError
@@ -16,16 +19,137 @@ NAMES = [
     for path in (ROOT / "experiments" / "benchmarks").glob("*.py")
     if path.stem not in ("__init__", "measuring")
 ]
+PEERS = ("torch", "curvlinops", "skimage")
+MANY = 10**9
+
+
+def benchmark(name):
+    return import_module(f"experiments.benchmarks.{name}")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_counts_below_one_are_refused(name):
-    config = import_module(f"experiments.benchmarks.{name}").Config
+    config = benchmark(name).Config
     assert config.COUNTS
     for field in config.COUNTS:
         zero = (0,) if isinstance(getattr(config, field), tuple) else 0
         with pytest.raises(FlagError, match=f"{flag(field)} must be at least 1"):
             dataclasses.replace(config(), **{field: zero}).check()
+
+
+def test_help_needs_no_peer():
+    """In one process, in which importing a peer fails."""
+    program = f"""
+import contextlib, io, runpy, sys
+
+class Absent:
+    def find_spec(self, name, *where):
+        if name.split(".")[0] in {PEERS}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+for name in {NAMES}:
+    sys.argv = [name, "--help"]
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            runpy.run_module(f"experiments.benchmarks.{{name}}", run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, name
+    assert "--workdir" in printed.getvalue(), name
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("branched_resnet", "torch"),
+        ("generator", "torch"),
+        ("hessian_blocks", "torch and curvlinops"),
+        ("toy_sweep", "torch"),
+        ("chan_vese", "skimage"),
+    ],
+)
+def test_an_absent_peer_is_one_line_before_any_work(
+    name, package, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setattr(measuring, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
+    flags = ("--workdir", tmp_path / "run")
+    err = check_refused(benchmark(name), flags, 1, package, monkeypatch, capsys)
+    assert "pip install" in err
+    assert not (tmp_path / "run").exists()
+
+
+FORM = ("--form", "here")
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "status", "words"),
+    [
+        ("branched_resnet", ["--branches", 10**5], 2, "of memory"),
+        ("branched_resnet", ["--batch-size", MANY, *FORM], 2, "of memory"),
+        ("branched_resnet", ["--image-size", 10**5], 2, "of memory"),
+        ("branched_resnet", [*FORM, "--branches", 1, 4], 2, "--form times a single M"),
+        ("branched_resnet", [*FORM, "--slow-batch-size", 4], 2, "does not apply with"),
+        ("branched_resnet", ["--form", "theirs"], 2, "--form"),
+        ("chan_vese", ["--images", MANY], 2, "of memory"),
+        ("chan_vese", ["--image-size", 10**5], 2, "of memory"),
+        ("chan_vese", ["--form", "outside"], 2, "--form"),
+        ("chan_vese", ["--repeats", "x"], 2, "--repeats"),
+        ("conv_forms", ["--branches", 10**5], 2, "of memory"),
+        ("conv_forms", ["--batch-size", MANY], 2, "of memory"),
+        ("conv_forms", ["--forms", "there"], 2, "--forms must be one of here, vmap"),
+        ("conv_forms", ["--repeats", 1, "--repeats", 2], 2, "is given twice"),
+        ("generator", ["--branches", 10**5], 2, "of memory"),
+        ("generator", ["--batch-size", MANY, *FORM], 2, "of memory"),
+        ("generator", ["--residual", "diffusion"], 2, "does not apply without --form"),
+        ("generator", ["--form", "memory", "--repeats", 3], 2, "does not apply with"),
+        ("generator", ["--form", "memory", "--seed", 3], 2, "does not apply with"),
+        ("generator", ["--preset", "huge"], 2, "--preset"),
+        ("hessian_blocks", ["--branches", 10**5], 2, "of memory"),
+        ("hessian_blocks", ["--examples", MANY], 2, "of memory"),
+        ("hessian_blocks", ["--columns", 2161], 2, "--columns must be at most 2,160"),
+        ("hessian_blocks", ["--form", "products", "--columns", 3], 2, "does not apply"),
+        ("toy_sweep", ["--trials", MANY], 2, "of memory"),
+        ("toy_sweep", ["--steps", 2**31], 2, "--steps must be below 2^31"),
+        ("toy_sweep", ["--loop-trials", 10**6], 2, "--loop-trials must be at most"),
+        ("toy_sweep", ["--seed", -1], 2, "--seed must be in"),
+        *[(name, ["--resume"], 2, "--resume needs --workdir") for name in NAMES],
+    ],
+)
+def test_invalid_flags_get_a_one_line_answer(
+    name, flags, status, words, monkeypatch, capsys
+):
+    check_refused(benchmark(name), flags, status, words, monkeypatch, capsys)
+
+
+def test_a_benchmark_neither_resumes_nor_draws(tmp_path, monkeypatch, capsys):
+    conv_forms = benchmark("conv_forms")
+    conv_forms.runs.start(conv_forms.Config(workdir=tmp_path / "run"), conv_forms.NAME)
+    for name in ("--resume", "--figures-only"):
+        flags = ("--workdir", tmp_path / "run", name)
+        words = f"{name} does not apply to a benchmark"
+        check_refused(conv_forms, flags, 2, words, monkeypatch, capsys)
+
+
+def test_a_failed_process_is_explained():
+    with pytest.raises(UserError, match=r"--branches must be at least 1, got 0$"):
+        measuring.process("experiments.toy", "--branches", "0")
+
+
+def test_a_stopped_benchmark_leaves_no_process(monkeypatch):
+    def stop(pid):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measuring, "peak_memory", stop)
+    started = time.monotonic()
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with pytest.raises(KeyboardInterrupt), subprocess.Popen(sleeping) as child:
+        measuring._watch(child)
+    assert time.monotonic() - started < 30
+    assert child.returncode
 
 
 def test_a_missing_peer_is_named():

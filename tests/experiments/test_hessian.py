@@ -1,9 +1,11 @@
 """Tiny runs of the Hessian experiment, as a user starts them."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
-from helpers import check_refused, stop_training_at, without_timing
+from helpers import check_refused, run_here, stop_training_at, without_timing
 from numpy.testing import assert_allclose
 from PIL import Image
 from scipy import stats
@@ -13,7 +15,7 @@ from bspec_jax.storage import files
 from bspec_jax.storage.errors import UserError
 from bspec_jax.toys import sweeps
 from experiments.hessian import __main__ as experiment
-from experiments.hessian import checkpoint
+from experiments.hessian import checkpoint, toys
 from experiments.keep import keep
 
 pytestmark = pytest.mark.usefixtures("optimised")
@@ -246,17 +248,66 @@ def test_networks_that_diverge_are_left_out(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "status", "words"),
     [
-        (["--checkpoint", "/nowhere"], 1, "no checkpoint in /nowhere/checkpoints/main"),
-        (["--examples", 0, "--checkpoint", "."], 2, "--examples must be at least 1"),
-        (["--leaves", "Conv_0"], 2, "no leaf matches 'Conv_0'; the leaves are b, w"),
-        (["--examples", 5], 2, "--examples needs --checkpoint"),
         (["--at-steps", 0], 2, "--at-steps must be at least 1, got 0"),
+        (["--at-steps", 50, "--steps", 10], 2, "--at-steps must be at most --steps"),
         (["--branches"], 2, "--branches needs at least one value"),
+        (["--branches", -2], 2, "--branches must be at least 1, got -2"),
+        (["--trials", 0], 2, "--trials must be at least 1, got 0"),
+        (["--trials", "many"], 2, "--trials"),
+        (["--steps", 0], 2, "--steps must be in 1..2^31-1"),
+        (["--learning-rate", "inf"], 2, "--learning-rate must be positive"),
+        (["--init-scale", 1e-300], 2, "(single precision)"),
+        (["--negative-slope", "inf"], 2, "--negative-slope must be finite"),
+        (["--leaves", "Conv_0"], 2, "no leaf matches 'Conv_0'; the leaves are b, w"),
+        (["--leaves"], 2, "--leaves needs at least one value"),
+        (["--tasks", "toy3"], 2, "--tasks"),
+        # memory
         (["--branches", 10**7], 2, "of memory"),
+        (["--branches", 10**5, "--trials", 1], 2, "of memory"),
+        (["--trials", 10**9], 2, "of memory"),
+        (["--branches", 4000, "--trials", 1, "--at-steps", *range(1, 99)], 2, "memory"),
+        # paths
+        (["--workdir", __file__], 1, f"cannot write to {__file__}"),
+        (["--figures-only", "--workdir", "/nowhere"], 1, "no run at /nowhere"),
+        (["--resume", "--workdir", "/nowhere"], 1, "no run at /nowhere"),
+        # combinations
+        (["--examples", 5], 2, "--examples does not apply without --checkpoint"),
+        (["--resume"], 2, "--resume needs --workdir"),
+        (["--seed", 1, "--seed", 1], 2, "--seed is given twice"),
     ],
 )
 def test_invalid_flags_get_a_one_line_answer(flags, status, words, monkeypatch, capsys):
     check_refused(experiment, flags, status, words, monkeypatch, capsys)
+
+
+def test_exactly_the_flags_that_toys_do_not_read_are_refused(tmp_path):
+    read = set()
+
+    class Recording(experiment.Config):
+        def __getattribute__(self, name):
+            read.add(name)
+            return super().__getattribute__(name)
+
+    tiny = {"tasks": ("toy1",), "branches": (2,), "trials": 2, "steps": 2}
+    toys.measure(Recording(**tiny), tmp_path)
+    flags = {field.name for field in dataclasses.fields(experiment.Config)}
+    flags -= {"checkpoint", "workdir", "resume", "figures_only"}
+    assert flags - read == set(experiment.Config().unused())
+
+
+def test_one_network_decides_nothing_and_large_ones_are_not_drawn(tmp_path):
+    flags = ("--trials", 1, "--steps", 2, "--tasks", "toy1")
+    printed = run_here(
+        experiment, *flags, "--branches", 101, "--workdir", tmp_path / "run"
+    )
+    assert "undecided" not in printed
+    assert "holds" not in printed
+    assert "(intervals and verdicts need several trials)" in printed
+    assert "no heat map is drawn" in printed
+    assert without_timing(tmp_path / "run")["tasks"]["toy1"]["example"] == []
+    drawn = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    assert "hessian_ratio" in drawn
+    assert "hessian_toy1" not in drawn
 
 
 def test_a_checkpoint_of_another_kind_and_damaged_results(finished, tmp_path):

@@ -1,6 +1,8 @@
 import json
 import re
+import shutil
 import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from PIL import Image
 from bspec_jax import classifier, generator, runs
 from bspec_jax.storage import checkpoints
 from bspec_jax.storage.errors import UserError
+from experiments import keep as command_of_keep
 from experiments.keep import keep, rounded, with_palette, with_significant_bits
 
 RESULTS = {
@@ -74,6 +77,7 @@ def finished(tmp_path_factory):
     """A finished run with everything that one may hold, and its two networks."""
     workdir = tmp_path_factory.mktemp("run")
     for name, data in (
+        ("data", {"dataset": "faces", "classes": ["a", "b"]}),
         ("config", {"experiment": "classify", "schema": runs.SCHEMA}),
         ("environment", {"command": ["python", "-m", "experiments.classify"]}),
         ("results", RESULTS),
@@ -114,11 +118,12 @@ def test_flags_results_and_figures_are_kept(finished, tmp_path):
     assert names(kept) == {
         "config.json",
         "environment.json",
+        "data.json",
         "results.json",
         "figures",
         "figures/fig01.png",
     }
-    for name in ("config.json", "environment.json"):
+    for name in ("config.json", "environment.json", "data.json"):
         assert (kept / name).read_bytes() == (workdir / name).read_bytes()
     results = runs.load_results(kept)
     assert results["config"] == RESULTS["config"]  # as in config.json
@@ -144,7 +149,8 @@ def test_networks_are_kept_on_request(finished, tmp_path):
     for name in networks:
         folder = kept / "checkpoints" / name
         assert {path.name for path in folder.iterdir()} == {"network.json", "7"}
-        assert [path.name for path in (folder / "7").iterdir()] == ["model"]
+        files = {path.name for path in (folder / "7").iterdir()}
+        assert files == {"model", "checksums.json"}
     main = classifier.load(kept)
     assert main.step == 7
     restored = {
@@ -232,6 +238,7 @@ def test_a_photo_is_close_and_its_page_white():
         ({"networks": ("mine",)}, "has no network mine; it has generator, main"),
         ({"networks": ("main", "x")}, "has no network x"),
         ({"examples": 0}, "--examples must be at least 1, got 0"),
+        ({"examples": 21}, "--examples must be at most 20, got 21"),
     ],
 )
 def test_a_wrong_request_leaves_nothing(finished, tmp_path, flags, message):
@@ -258,7 +265,22 @@ def test_what_cannot_be_kept_leaves_nothing(finished, tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"fig01\.png is damaged; redraw it"):
         keep(other, tmp_path / "kept")
+    (other / "data.json").unlink()  # of a run that reads none, or an old one
+    shutil.copy(finished[0] / "figures" / "fig01.png", path)
+    keep(other, tmp_path / "kept")
+    assert not (tmp_path / "kept" / "data.json").exists()
+    shutil.rmtree(tmp_path / "kept")
+    config = json.loads((other / "config.json").read_text())
+    for name in ("benchmarks.toy_sweep", "../toy", None):
+        changed = json.dumps(config | {"experiment": name})
+        (other / "config.json").write_text(changed)
+        with pytest.raises(UserError, match="which has no figures"):
+            keep(other, tmp_path / "kept")
+    (other / "config.json").write_text(json.dumps(config))
     results = json.loads((other / "results.json").read_text())
+    (other / "results.json").write_text(json.dumps({"schema": runs.SCHEMA}))
+    with pytest.raises(UserError, match=r"results\.json is damaged or incomplete"):
+        keep(other, tmp_path / "kept")
     (other / "results.json").write_text(json.dumps(results | {"schema": 1}))
     with pytest.raises(UserError, match=r"has schema 1, and this version reads 2"):
         keep(other, tmp_path / "kept")
@@ -276,3 +298,49 @@ def test_the_command_takes_its_flags(finished, tmp_path):
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
     assert "exists already; choose another folder" in ended.stderr
+
+
+def test_a_flipped_bit_of_a_kept_network_is_noticed(finished, tmp_path):
+    kept = tmp_path / "kept"
+    keep(finished[0], kept, networks=("main", "main"))
+    parts = (kept / "checkpoints" / "main" / "7" / "model").rglob("*")
+    path = max(parts, key=lambda path: path.stat().st_size * path.is_file())
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged"):
+        classifier.load(kept)
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "words"),
+    [
+        ([], 2, "RUN"),
+        (["run"], 2, "INTO"),
+        (["run", "into", "more"], 2, "more"),
+        (["run", "into", "--examples", "x"], 2, "--examples"),
+        (["run", "into", "--netwoks", "main"], 2, "--networks"),
+        (["/nowhere", "/nowhere/kept"], 1, "no finished run at /nowhere"),
+    ],
+)
+def test_wrong_words_get_one_line(flags, status, words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["keep", *flags])
+    with pytest.raises(SystemExit) as end:
+        command_of_keep.main()
+    _, err = capsys.readouterr()
+    assert end.value.code == status
+    assert err.count("\n") == 1
+    assert words in err
+
+
+def test_ctrl_c_leaves_nothing(finished, tmp_path, monkeypatch, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_of_keep, "_copy_figure", stopped)
+    monkeypatch.setattr(sys, "argv", ["keep", str(finished[0]), str(tmp_path / "kept")])
+    with pytest.raises(SystemExit) as end:
+        command_of_keep.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err.endswith("stopped; nothing is kept\n")
+    assert not list(tmp_path.iterdir())

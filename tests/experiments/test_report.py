@@ -1,3 +1,4 @@
+import html
 import json
 import os
 import re
@@ -10,10 +11,11 @@ from PIL import Image
 
 from bspec_jax import runs
 from bspec_jax.storage.errors import UserError
-from experiments.report.__main__ import check, report
+from experiments.report.__main__ import check, main, report
 from experiments.report.conclusions import Finding, conclusions, findings, verdict
 from experiments.report.finished import FinishedRun, load_runs, read
-from experiments.report.page import panel_order
+from experiments.report.markup import code, plain
+from experiments.report.page import panel_order, to_html
 
 RUNS = ROOT / "docs" / "runs"
 KEPT_REPORT = ROOT / "docs" / "report_of_runs"
@@ -40,6 +42,98 @@ def finding(observation, holds, level="toy", setting="a"):
 def test_verdicts_sum_up_all_settings(holds, text):
     found = [finding(2, one, setting=f"s{i}") for i, one in enumerate(holds)]
     assert verdict(2, [*found, finding(3, False)]).text == text
+
+
+def test_a_single_network_gets_no_verdict():
+    def of_one(setting, interval, **record):
+        record = {"holds": None, "interval": interval} | record
+        return Finding(2, "classifier", setting, "run", record)
+
+    single = [of_one("a", None), of_one("b", [None, None])]
+    found = verdict(2, single)
+    assert found == ("no verdict", "single networks: classifier (a and b)")
+    found = verdict(2, [*single, finding(2, True, setting="s")])
+    assert found == ("holds", "in toy (s); single networks: classifier (a and b)")
+    share = of_one("share", [0.1, 0.9])  # which has an interval
+    assert verdict(2, [share]).text == "undecided"
+    assert verdict(2, [of_one("d", None, holds=True)]).text == "holds"
+
+
+NASTY = [
+    *("a|b", "*a* **b**", "_a_ b_c __d__", "<b>&amp;</b>", "`code`", "``", "` a `"),
+    *("[a](b)", "![a](b)", "$5-$10", "b$_$", "~~a~~", "# a", "- a", r"a\|b\*", "<!--"),
+    *("a\nb", "https://a.b/c_d", 'src="x"', " a ", "&#35;", "<a@b.c>", "\\", "||"),
+]
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_text_of_the_data_is_no_markup(text):
+    """As a page shows it, in a table and elsewhere."""
+    shown = text.replace("\n", "\\n")
+    table = f"| a | b |\n|---|---|\n| x {plain(text)} y | {code(text, in_table=True)} |"
+    page = to_html(f"x {plain(text)} y\n\n# {code(text)}\n\n{table}", Path())
+    body = page.partition("<body>")[2]
+    (paragraph,) = re.findall("<p>(.*?)</p>", body, re.S)
+    assert html.unescape(paragraph) == f"x {shown} y"
+    (heading,) = re.findall("<h1><code>(.*?)</code></h1>", body, re.S)
+    cells = re.findall("<td>(.*?)</td>", body, re.S)
+    assert html.unescape(cells[0]) == f"x {shown} y"
+    assert cells[1] == f"<code>{heading}</code>"
+    assert html.unescape(heading) == shown
+    assert len(cells) == 2
+
+
+def test_any_folder_and_setting_is_shown_as_it_is(tmp_path):
+    name = "a|b *c* _d_ <e> &amp; $f$ [g](h) `i` #1 50% (j)\nk"
+    run = toy_run(tmp_path / name, setting="A|B <i>*c*</i>, x 9", interval=None)
+    broken = tmp_path / "<b> | c"
+    broken.mkdir()
+    report((run, broken), tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    texts = html.unescape(page)
+    shown = name.replace("\n", "\\n")
+    assert f"<code>{shown}</code></td>" in texts
+    assert f'alt="extra of {shown}"' in texts
+    assert "<td>toy: A|B <i>*c*</i>, x 9</td>" in texts
+    assert "<li>Left out: <b> | c: no run at" in texts
+    for markup in ("<i>", "<b>", "<e>", "<em>c", "<em>d"):
+        assert markup not in page
+    assert page.count("data:image/png;base64,") == 3
+    for target in links((tmp_path / "out" / "report.md").read_text()):
+        assert (tmp_path / "out" / unquote(target)).exists()
+
+
+def test_a_run_is_called_by_its_folder_however_it_is_given(tmp_path, monkeypatch):
+    run = toy_run(tmp_path / "my_run")
+    monkeypatch.chdir(run)
+    for given in (".", "../my_run", "figures/.."):
+        assert read(Path(given)).name == "my_run"
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        ((), 2, "name the folders of finished runs"),
+        (("--workdir",), 2, "--workdir"),
+        (("a", "--nothing"), 2, "nothing"),
+        (("missing",), 1, "no finished run among these folders"),
+        (("README.md",), 1, "no finished run among these folders"),
+        (("RUN", "RUN"), 1, "several runs are called"),
+        (("RUN", "--workdir", "RUN"), 1, "is not empty; choose another --workdir"),
+        (("RUN", "--workdir", "README.md"), 1, "is a file; choose another --workdir"),
+        (("RUN", "--workdir", "README.md/new"), 1, "README.md"),
+        (("~nobody_here/run",), 1, "~nobody_here"),
+    ],
+)
+def test_wrong_input_is_one_line(flags, status, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    run = toy_run(tmp_path / "toy")
+    with pytest.raises(SystemExit) as end:
+        main([str(run) if flag == "RUN" else flag for flag in flags])
+    assert end.value.code == status
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1, err
+    assert message in err
 
 
 def test_a_verdict_names_its_conditions():
@@ -229,9 +323,13 @@ def test_observations_have_their_measurements_and_verdicts(written):
     )
     assert line in page
     assert (
-        f"**holds under conditions** in toy ({TOY})"
-        f"; undecided: generator ({GENERATOR})" in page
+        f"| **holds** in toy ({TOY}); single networks: generator ({GENERATOR}) |"
+        in page
     )
+    line = (
+        f"| generator: {GENERATOR} | `my_generator` | 30 | 0.340 | none | 0.500 | - |"
+    )
+    assert f"{line} one network |" in page
     assert "| Observation 7 | the Hessian is nearly block diagonal | **not meas" in page
     saved = json.loads((written / "report.json").read_text())["observations"]
     assert set(saved) == {*map(str, range(1, 9)), "section8"}

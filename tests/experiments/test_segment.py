@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -12,6 +13,7 @@ from helpers import (
     start,
     without_timing,
     write_generator,
+    write_idx,
 )
 from numpy.testing import assert_allclose
 from PIL import Image
@@ -20,11 +22,13 @@ from bspec_jax import generator
 from bspec_jax.components import segmentation
 from bspec_jax.components.chan_vese import Border
 from bspec_jax.components.segmentation import Choice
-from bspec_jax.data import faces
+from bspec_jax.data import faces, fashion_mnist
 from bspec_jax.data.selection import balanced
 from bspec_jax.generator import to_signed
+from bspec_jax.storage.errors import UserError
 from experiments.segment import __main__ as experiment
 from experiments.segment.analysis import mask_scores
+from experiments.segment.data import mask_names
 
 pytestmark = pytest.mark.usefixtures("optimised")
 
@@ -72,6 +76,10 @@ def test_masks_are_those_of_the_library(finished, truth):
     expected = segmentation.segment(own.inputs, choice, Border(length=0.02, inside=4.0))
     assert masks.dtype == bool
     assert masks.any()
+    stack = segmentation.scalarise(own.inputs)
+    converged = segmentation.segment_all(stack, [choice]).converged
+    saved = finished[1]["methods"]["components"]["converged"]
+    assert saved == converged.sum() >= 5
     assert (masks != expected).mean() < 1e-3  # rounding of the images
 
 
@@ -102,6 +110,9 @@ def test_scores_are_those_of_the_masks(finished, truth):
     assert set(methods) == {"components", "best", "plain", "plain_best"}
     assert methods["plain"]["choice"]["image"] == [0]
     assert methods["best"]["value"] > methods["plain_best"]["value"]
+    assert all(method["converged"] in range(7) for method in methods.values())
+    count = methods["components"]["converged"]
+    assert f"{count} of 6 borders converged" in out
     assert "components   surface [3, 8] (dark) above 0.7, image [6]" in out
     for name in ("fig12_segmentation", "fig21_segmentation", "segmentation_scores"):
         assert (workdir / "figures" / f"{name}.png").stat().st_size > 10_000
@@ -122,6 +133,54 @@ def test_figures_are_drawn_again(finished):
     path.unlink()
     run_here(experiment, "--workdir", workdir, "--figures-only")
     assert path.read_bytes() == before
+
+
+def test_classes_of_any_name_have_masks(tmp_path):
+    """Of Fashion-MNIST's T-shirt/top, whose name is no file's."""
+    images, classes = tmp_path / "images", ("T-shirt/top", "Bag")
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        pixels = rng.integers(0, 256, (6, 16, 16)).astype(np.uint8)
+        labels = np.array([0, 8, 1] * 2, np.uint8)
+        for name, array in zip(
+            fashion_mnist.FILES[split], (pixels, labels), strict=True
+        ):
+            write_idx(images / name, array)
+    write_generator(
+        tmp_path / "generator",
+        classes=classes,
+        image_shape=(16, 16, 1),
+        dataset="fashion_mnist",
+    )
+    workdir = tmp_path / "run"
+    out = run_here(
+        experiment,
+        *("--checkpoint", tmp_path / "generator", "--data-dir", images),
+        *("--workdir", workdir, *FEW),
+    )
+    assert saved_masks(workdir)[0] == [
+        *("Bag_0002", "Bag_0003", "T-shirt_top_0000", "T-shirt_top_0001")
+    ]
+    assert "plain        T-shirt/top" in out
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["iou"] is None  # and its figures are drawn
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a/tom.png", "b/tom.png", "tom.jpg", "Tom.gif"),
+        ("CON.png", "..png", " .png", "a:b.png", "A?b.png"),
+    ],
+)
+def test_masks_of_your_own_images_have_distinct_names(names, tmp_path):
+    found = mask_names([tmp_path / name for name in names])
+    assert len({name.casefold() for name in found}) == len(names)
+    for name in found:
+        assert not set("/:?") & set(name)
+    with pytest.raises(UserError, match="2 images would have a mask called a_tom"):
+        mask_names([tmp_path / "a" / "tom.png", tmp_path / "c" / "a" / "tom.png"])
 
 
 @pytest.mark.slow
@@ -162,6 +221,21 @@ def test_own_images_need_the_classifier_of_the_run(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_more_images_than_memory_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "sysconf", lambda name: 1000)  # a million bytes
+    flags = ("--checkpoint", RUN, "--workdir", tmp_path / "run", *FEW)
+    message = "the components of 6 images would take about"
+    err = check_refused(experiment, flags, 2, message, monkeypatch, capsys)
+    assert "lower --test-examples" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_figures_of_a_run_take_no_flag_of_it(finished, monkeypatch, capsys):
+    flags = ("--workdir", finished[0], "--figures-only", "--seed", 1)
+    message = "--seed does not apply to --figures-only"
+    check_refused(experiment, flags, 2, message, monkeypatch, capsys)
+
+
 def test_an_empty_mask_counts_nothing_right():
     right = np.zeros((2, 4, 4), bool)
     right[:, 1:3, 1:3] = True
@@ -191,6 +265,34 @@ def test_an_empty_mask_counts_nothing_right():
         ),
         (("--checkpoint", RUN, "--images", "gone.png"), 1, "cannot read gone.png"),
         (("--checkpoint", RUN, "--images", "EMPTY"), 1, "holds no image"),
+        (("--checkpoint", RUN, "--test-examples", 0), 2, "--test-examples must be at"),
+        (("--checkpoint", RUN, "--choose-examples", -1), 2, "--choose-examples must"),
+        (("--checkpoint", RUN, "--largest", "two"), 2, "invalid literal for int"),
+        (("--checkpoint", RUN, "--length", "nan"), 2, "--length must be finite, >= 0"),
+        (("--checkpoint", RUN, "--inside", 1e300), 2, "--inside must be finite and"),
+        (
+            (
+                *("--checkpoint", RUN, "--surface-components", 3, 3),
+                *("--image-components", 0),
+            ),
+            2,
+            "--surface-components must have distinct values, got 3 3",
+        ),
+        (("--checkpoint", RUN, "--dark"), 2, "--dark does not apply to a search"),
+        (
+            ("--checkpoint", RUN, "--images", "gone.png", "--dataset", "faces"),
+            2,
+            "--dataset does not apply to --images: leave it out",
+        ),
+        (
+            ("--checkpoint", RUN, "--images", "gone.png", "--part", "ears"),
+            2,
+            "--part does not apply to --images: leave it out",
+        ),
+        (("--checkpoint", RUN, "--dataset", "nothing"), 1, "no data set is called"),
+        (("--checkpoint", RUN / "results.json"), 1, "results.json"),
+        (("--figures-only",), 1, "no run at"),
+        (("--resume", "--checkpoint", RUN), 1, "no run at"),
         (("--checkpoint", RUN, "--level", 1), 2, "--level must be in 0..1, below 1"),
         (
             ("--checkpoint", "GAUSSIAN", "--source", "inputs"),

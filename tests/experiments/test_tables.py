@@ -19,5 +19,7 @@ def test_a_line_for_each_observation():
         ["0.750", "-", "0.5", "holds"],
         ["0.250", "0.100", "0.5", "undecided"],
     ]
+    one = observation_lines(observations, ("value",), verdicts=False)
+    assert [line.split()[-1] for line in one[1:]] == ["0.5", "0.5"]
     end = heading.index("value") + len("value")
     assert [line[:end].split()[-1] for line in lines] == ["0.750", "0.250"]

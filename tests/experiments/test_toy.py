@@ -1,5 +1,6 @@
 """Tiny runs of the toy experiment, as a user starts them."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from helpers import (
     check_refused,
     command,
     refuse,
+    run_here,
     stop_training_at,
     without_timing,
 )
@@ -23,10 +25,13 @@ from bspec_jax.storage import files
 from bspec_jax.storage.errors import UserError
 from bspec_jax.toys import sweeps
 from experiments.toy import __main__ as experiment
+from experiments.toy import phase as phase_mode
+from experiments.toy import sweep as sweep_mode
 from experiments.toy import training
 
 pytestmark = pytest.mark.usefixtures("optimised")
 
+PHASE = ("--mode", "phase")
 TITLES = {"toy1": "Toy 1", "toy2": "Toy 2"}
 TINY = {
     "branches": (10, 2, 3),
@@ -155,10 +160,13 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(sweep, tmp_path, monkeypat
     assert without_timing(tmp_path / "run") == without_timing(sweep)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    config = experiment.Config(workdir=tmp_path / "run", **TINY)
+def test_a_damaged_checkpoint_is_named_and_its_way_out_works(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "draw", lambda results: {})  # for speed
+    workdir = tmp_path / "run"
+    tiny = {"tasks": ("toy1",), "branches": (2,), "trials": 3, "steps": 20}
+    config = experiment.Config(workdir=workdir, overlay_learning_rate=0.0, **tiny)
     runs.start(config, "toy")
-    path = tmp_path / "run" / "unfinished" / "trials_000000000.npz"
+    path = workdir / "unfinished" / "trials_000000000.npz"
     path.parent.mkdir()
     few = sweeps.settings(task="toy1", num_branches=2, learning_rate=1, trial=0)
     few = sweeps.init_trials(jax.random.key(0), few)
@@ -168,10 +176,11 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         lambda: np.savez(path, **few._asdict()),  # of another table
     ):
         damage()
-        with pytest.raises(UserError, match=r"0000.npz is damaged; delete it"):
-            experiment.main(
-                experiment.Config(workdir=tmp_path / "run", resume=True, **TINY)
-            )
+        with pytest.raises(UserError, match=r"0000.npz is damaged: move it away"):
+            experiment.main(dataclasses.replace(config, resume=True))
+    path.rename(tmp_path / "away")
+    run_here(experiment, "--resume", "--workdir", workdir)
+    assert without_timing(workdir)["tasks"]["toy1"]["trials"] == 3
 
 
 def test_damaged_results_are_not_drawn(tmp_path):
@@ -210,9 +219,70 @@ def test_diverging_trials_are_failures_and_counted(tmp_path, capsys):
     assert data["diverged"] == [5, 5]
     assert data["success_rate"] == [0, 0]
     assert data["mean_active"] == [None, None]
-    assert "undecided" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "undecided" in printed
+    assert "Figure 3 right is not drawn: every trial diverged" in printed
+    assert "Figure 4 left is not drawn: no trial converged" in printed
     drawn = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
     assert drawn == {"fig03_success"}  # nothing else has numbers to show
+
+
+def test_figures_of_single_networks_follow_the_flags(tmp_path, monkeypatch):
+    """They show networks of the sweep: its M, its trials, its task, its steps."""
+    monkeypatch.setattr(experiment, "draw", lambda results: {})  # for speed
+    config = experiment.Config(
+        tasks=("toy2",),
+        branches=(5,),
+        trials=6,
+        steps=1500,
+        negative_slope=0.25,
+        overlay_learning_rate=0.0,
+    )
+    experiment.main(dataclasses.replace(config, workdir=tmp_path / "run"))
+    results = without_timing(tmp_path / "run")
+    table = sweeps.settings(
+        task="toy2",
+        num_branches=5,
+        negative_slope=0.25,
+        learning_rate=0.02,
+        trial=range(6),
+    )
+    trained = sweeps.train(sweeps.init_trials(jax.random.key(0), table), steps=1500)
+    v = trained.w[:5, None] * trained.x + trained.b[:5, None]
+    v = np.where(v >= 0, v, 0.25 * v)  # [M, N, T]
+    covariances = results["covariances"]
+    assert (covariances["task"], covariances["branches"]) == ("toy2", 5)
+    expected = np.einsum("knt,lnt->tkl", v, v)
+    np.testing.assert_allclose(covariances["matrices"], expected, rtol=1e-4, atol=1e-6)
+    shown = results["responses"]
+    assert (shown["task"], shown["branches"]) == ("toy2", 5)
+    assert shown["examples"]
+    for example in shown["examples"]:
+        t = example["trial"]
+        np.testing.assert_allclose(example["responses"], v[..., t], atol=1e-6)
+    dynamics = results["dynamics"]
+    assert (dynamics["task"], dynamics["searched"]) == ("toy2", 6)
+    assert dynamics["steps"] == 1500
+    assert "(--branches has no 2)" in experiment.summary(results)
+
+
+def test_networks_too_large_to_show_are_not_kept():
+    config = experiment.Config(branches=(101, 5000))
+    assert config.shown_branches(10) is None
+    assert experiment.Config().shown_branches(10) == 10  # the paper's M
+    assert experiment.Config(branches=(3, 14)).shown_branches(10) == 14
+
+
+def test_one_trial_and_one_m_decide_nothing(tmp_path):
+    flags = ("--branches", 9, "--trials", 1, "--steps", 1, "--tasks", "toy1")
+    printed = run_here(
+        experiment, *flags, "--overlay-learning-rate", 0, "--workdir", tmp_path / "run"
+    )
+    assert "undecided" not in printed
+    assert "holds" not in printed
+    assert "hardly grow" not in printed  # observation 6 needs several M
+    assert "(verdicts need several trials)" in printed
+    assert "Figure 3 right shows Toy 1, M = 9" in printed
 
 
 @pytest.mark.slow
@@ -259,18 +329,88 @@ def test_phase_covers_its_grid(tmp_path, capsys):
     ("flags", "status", "words"),
     [
         (["--branches", 0], 2, "--branches must be at least 1, got 0"),
+        (["--branches", 2, 0], 2, "--branches must be at least 1, got 0"),
+        (["--branches"], 2, "--branches needs at least one value"),
         (["--trials", -5], 2, "--trials must be at least 1, got -5"),
-        (["--steps", -1], 2, "--steps must be at least 1, got -1"),
+        (["--trials", 1.5], 2, "--trials"),
+        (["--steps", -1], 2, "--steps must be in 1..2^31-1, got -1"),
+        (["--steps", 2**31], 2, "--steps must be in 1..2^31-1"),
+        (["--seed", -1], 2, "--seed must be in 0..2^32-1, got -1"),
         (["--learning-rate", "nan"], 2, "--learning-rate must be positive"),
+        (["--learning-rate", "inf"], 2, "--learning-rate must be positive"),
+        (["--learning-rate", 1e-300], 2, "(single precision), got 1e-300"),
+        (["--init-scale", 1e300], 2, "(single precision), got 1e+300"),
+        (["--init-scale", 0], 2, "--init-scale must be positive"),
         (["--negative-slope", "nan"], 2, "--negative-slope must be finite"),
+        (["--overlay-learning-rate", -1], 2, "--overlay-learning-rate must be finite"),
+        (["--overlay-trials", 0], 2, "--overlay-trials must be at least 1"),
+        ([*PHASE, "--phase-init-scales", 0], 2, "--phase-init-scales must be positive"),
+        ([*PHASE, "--phase-learning-rates"], 2, "needs at least one value"),
+        ([*PHASE, "--phase-negative-slopes", "nan"], 2, "must be finite"),
         (["--tasks", "--branches", 2], 2, "--tasks needs at least one value"),
+        # memory
         (["--branches", 10**9], 2, "EiB of memory"),
+        (["--branches", 10**5, "--trials", 1], 2, "of memory"),
+        (["--trials", 10**9], 2, "TiB of memory"),
+        (["--overlay-trials", 10**9], 2, "TiB of memory"),
+        ([*PHASE, "--trials", 10**9], 2, "of memory"),
+        ([*PHASE, "--branches", 10**5], 2, "of memory"),
+        # paths
         (["--workdir", "/dev/null/run"], 1, "cannot write to /dev/null/run"),
-        (["--figures-only", "--workdir", "/nowhere"], 1, "no finished run"),
+        (["--workdir", __file__], 1, f"cannot write to {__file__}"),
+        (["--figures-only", "--workdir", "/nowhere"], 1, "no run at /nowhere"),
+        (["--resume", "--workdir", "/nowhere"], 1, "no run at /nowhere"),
+        (["--workdir", "~nobody-here/run"], 2, "home directory"),
+        # combinations
+        (["--resume"], 2, "--resume needs --workdir"),
+        (["--trials", 2, "--trials", 3], 2, "--trials is given twice"),
+        ([*PHASE, "--learning-rate", 1], 2, "which has --phase-learning-rates"),
+        ([*PHASE, "--init-scale", 1], 2, "--init-scale does not apply with"),
+        ([*PHASE, "--negative-slope", 0], 2, "--negative-slope does not apply with"),
+        ([*PHASE, "--overlay-trials", 5], 2, "--overlay-trials does not apply with"),
+        ([*PHASE, "--overlay-learning-rate=1"], 2, "does not apply with --mode phase"),
+        (["--phase-init-scales", 1], 2, "does not apply without --mode phase"),
+        (
+            ["--overlay-learning-rate", 0, "--overlay-trials", 5],
+            2,
+            "--overlay-trials does not apply with --overlay-learning-rate 0",
+        ),
     ],
 )
 def test_invalid_flags_get_a_one_line_answer(flags, status, words, monkeypatch, capsys):
     check_refused(experiment, flags, status, words, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("compute", "mode"), [(sweep_mode.sweep, "sweep"), (phase_mode.phase, "phase")]
+)
+def test_exactly_the_flags_that_a_mode_does_not_read_are_refused(
+    compute, mode, tmp_path
+):
+    read = set()
+
+    class Recording(experiment.Config):
+        def __getattribute__(self, name):
+            read.add(name)
+            return super().__getattribute__(name)
+
+    compute(
+        Recording(
+            mode=mode,
+            tasks=("toy1",),
+            branches=(2,),
+            trials=2,
+            overlay_trials=2,
+            steps=20,
+            phase_learning_rates=(0.1,),
+            phase_init_scales=(1.0,),
+            phase_negative_slopes=(0.1,),
+        ),
+        tmp_path,
+    )
+    flags = {field.name for field in dataclasses.fields(experiment.Config)}
+    flags -= {"mode", "workdir", "resume", "figures_only"}
+    assert flags - read == set(experiment.Config(mode=mode).unused())
 
 
 @pytest.mark.parametrize(
@@ -325,5 +465,6 @@ def test_ctrl_c_ends_quietly(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.endswith("python -m experiments.toy: stopped\n")
+    resume = f"python -m experiments.toy --workdir {tmp_path / 'run'} --resume\n"
+    assert err.endswith(resume)
     assert "Traceback" not in err

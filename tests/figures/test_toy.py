@@ -72,9 +72,9 @@ def test_dynamics_draw_each_point_of_each_branch():
         "y": [1.0, 0.5, 0.5, 1.0],
         "responses": responses.tolist(),
     }
-    figure = figures.toy_dynamics(example, "rare_shared")
-    assert "trial 17" in figure.get_suptitle()
-    assert "25 %" in figure.get_suptitle()
+    figure = figures.toy_dynamics(example, "rare_shared", "40 trials of 90 steps")
+    title = figure.get_suptitle()
+    assert "trial 17; 25 % of 40 trials of 90 steps are of this kind" in title
     for k, ax in enumerate(figure.axes):
         drawn = lines(ax)
         np.testing.assert_array_equal(

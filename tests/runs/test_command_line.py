@@ -105,7 +105,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch, flags):
         (["--rates", "0.5", "b"], "--rates"),
         (["--resume", "yes"], "yes"),
         (["--seed", "1", "--seed=2"], "--seed is given twice"),
-        (["--workdir", "~nobody-of-that-name/x"], "home"),
+        (["--workdir", "~nobody-of-that-name/x"], "--workdir ~nobody-of"),
         (["--seed", "-1"], "--seed must be in 0..2^32-1"),
         (["--resume"], "--resume needs --workdir"),
     ],
@@ -189,7 +189,12 @@ def main(config):
         Path(config.workdir, "results.json").write_text("{}")
     signal.raise_signal(number)
 
-runs.command_line(runs.RunConfig, main, "thing", "A thing.")
+class Once(runs.RunConfig):
+    def unused(self):
+        return {"resume": "to it"}
+
+config_class = Once if "once" in sys.argv[2] else runs.RunConfig
+runs.command_line(config_class, main, "thing", "A thing.")
 """
     for name, status, seed, how in (
         ("SIGINT", 130, 0, "--resume"),
@@ -207,6 +212,12 @@ runs.command_line(runs.RunConfig, main, "thing", "A thing.")
             f"\n{program}: stopped; the run is in {folder}; to go on:\n"
             f"{program} --workdir '{folder}' {how}\n"
         )
+    folder = tmp_path / "once"
+    flags = ["--workdir", str(folder), "SIGINT"]
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *flags], capture_output=True, text=True
+    )
+    assert ended.stderr.endswith(f"stopped; the run in {folder} cannot be resumed\n")
 
 
 def test_a_platform_that_is_not_there_is_one_line():

@@ -72,6 +72,11 @@ def test_resume_takes_the_same_flags_only(tmp_path):
     runs.save_results(tmp_path / "a", config, {}, 0.0)
     with pytest.raises(UserError, match="finished"):
         runs.start(again, "thing")
+    (tmp_path / "a" / "results.json").write_text("{")
+    with pytest.raises(UserError, match=r"results\.json is damaged.*; move it away"):
+        runs.start(again, "thing")
+    (tmp_path / "a" / "results.json").unlink()
+    assert runs.start(again, "thing") == tmp_path / "a"
 
 
 def test_resume_of_nothing_and_of_a_damaged_run(tmp_path):
