@@ -5,9 +5,6 @@ import numpy as np
 from bspec_jax import figures
 from bspec_jax.figures import TASK_TITLES
 
-# Of Figure 2 in runs that do not say how long it is.
-STEPS = 4000
-
 
 def draw(results: dict) -> dict:
     """The figures by file name."""
@@ -36,8 +33,7 @@ def draw(results: dict) -> dict:
 def note_on_dynamics(results: dict) -> str:
     """What Figure 2 is found among, in words."""
     dynamics = results["dynamics"]
-    steps = dynamics.get("steps", STEPS)
-    count = dynamics["searched"]
+    steps, count = dynamics["steps"], dynamics["searched"]
     note = f"{count} trial{'s' * (count > 1)} of {steps} steps"
     listed = all(2 in task["branches"] for task in results["tasks"].values())
     return note if listed else f"{note} (--branches has no 2)"
