@@ -1,9 +1,12 @@
 """What each branch contributes to a classification, from its responses `[M, N, C]`.
 
 NumPy, on the host: f is a sum, so removing a branch only leaves out its term, and
-everything here follows from the responses to the test examples.
+everything here follows from the responses to the test examples. Numbers that depend on
+responses that are not finite are NaN. Whatever takes labels raises ArgumentError unless
+they are a class in 0..C-1 of each example.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +14,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 from scipy import stats
 
+from bspec_jax.classifier.checks import check_labels
+from bspec_jax.losses import Clamp
 
+LIMITS = {  # of the sum, by the loss's clamp
+    "hard": lambda f: np.clip(f, -1, 1),
+    "straight-through": lambda f: np.clip(f, -1, 1),
+    "tanh": np.tanh,
+    "none": np.asarray,
+}
+
+
+@np.errstate(invalid="ignore")
 def confidence(
     responses: Float[np.ndarray, "M N C"], labels: Int[np.ndarray, " N"]
 ) -> Float[np.ndarray, "M N"]:
@@ -20,6 +34,7 @@ def confidence(
     Like a softmax, it ignores what a branch adds to all classes alike.
     Source: Figure 7.
     """
+    check_labels(labels, *responses.shape[1:])
     true = responses[:, np.arange(len(labels)), labels]
     return true - responses.mean(-1)
 
@@ -28,6 +43,7 @@ def class_means(
     values: Float[np.ndarray, "M N"], labels: Int[np.ndarray, " N"], num_classes: int
 ) -> Float[np.ndarray, "M C"]:
     """Means of each branch over the examples of each class; NaN for an empty class."""
+    check_labels(labels, values.shape[1], num_classes)
     with np.errstate(invalid="ignore"):
         return np.stack(
             [
@@ -40,7 +56,29 @@ def class_means(
 
 def accuracy(logits: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]) -> float:
     """Share of examples whose largest logit is that of their class."""
+    check_labels(labels, *logits.shape)
+    if not np.isfinite(logits).all():
+        return math.nan
     return float((logits.argmax(-1) == labels).mean())
+
+
+def probabilities(
+    logits: Float[np.ndarray, "N C"], clamp: Clamp = "hard"
+) -> Float[np.ndarray, "N C"]:
+    """softmax(clamp f), the probabilities that the loss compares.
+
+    With outputs limited to [-1, 1], none exceeds `surest`.
+    """
+    limited = LIMITS[clamp](np.asarray(logits, float))
+    weights = np.exp(limited - limited.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def surest(num_classes: int, clamp: Clamp = "hard") -> float:
+    """The largest of `probabilities`: 0.45 for 10 classes and a clamp, 1 without."""
+    if clamp == "none":
+        return 1.0
+    return math.exp(2) / (math.exp(2) + num_classes - 1)
 
 
 class Ablation(NamedTuple):
@@ -64,6 +102,7 @@ class Ablation(NamedTuple):
         return np.array(self.alone)[self.order]
 
 
+@np.errstate(invalid="ignore")
 def ablation(
     responses: Float[np.ndarray, "M N C"],
     labels: Int[np.ndarray, " N"],
@@ -76,7 +115,8 @@ def ablation(
         full=accuracy(f, labels),
         without=[accuracy(f - v, labels) for v in responses],
         alone=[accuracy(v, labels) for v in responses],
-        without_silent=accuracy(responses[active].sum(0), labels),
+        # NaN in any branch stay.
+        without_silent=accuracy(responses[active].sum(0) + 0 * f, labels),
         order=order.tolist(),
         kept=[accuracy(total, labels) for total in np.cumsum(responses[order], 0)],
     )
@@ -86,7 +126,7 @@ class Enrichment(NamedTuple):
     """Which branches are responsible for which classes beyond chance, `[M, C]` each.
 
     The branch responsible for an example is the active one of largest confidence;
-    there is none if no confidence is positive.
+    there is none if no confidence is positive. All NaN if a confidence is not finite.
     """
 
     count: np.ndarray  # examples of the class for which the branch is responsible
@@ -114,6 +154,9 @@ def enrichment(
 
     Source: Benjamini and Hochberg, J. R. Stat. Soc. B 57 (1995), p. 289.
     """
+    check_labels(labels, confidence.shape[1], num_classes)
+    if not np.isfinite(confidence).all():
+        return Enrichment(*np.full((4, len(confidence), num_classes), math.nan))
     confidence = np.where(active[:, None], confidence, 0)
     counts = confidence.max(0) > 0
     responsible = np.eye(len(confidence), dtype=int)[confidence[:, counts].argmax(0)]
@@ -201,7 +244,12 @@ def sample_of_each(
 
 
 def most_shared_classes(energy: Float[np.ndarray, "M C"]) -> Int[np.ndarray, " C"]:
-    """Classes by the largest share of their energy in one branch, smallest first."""
+    """Classes by the largest share of their energy in one branch, smallest first.
+
+    Last are those without any energy, and those where it is not finite.
+    """
     total = energy.sum(0)
-    largest = np.divide(energy.max(0), total, out=np.ones(len(total)), where=total > 0)
+    largest = np.ones(len(total))
+    with np.errstate(invalid="ignore"):
+        np.divide(energy.max(0), total, out=largest, where=total != 0)
     return np.argsort(largest, kind="stable")

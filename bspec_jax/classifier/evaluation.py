@@ -1,11 +1,15 @@
-"""Measures of trained classifiers, from their responses to the test images."""
+"""Measures of trained classifiers, from their responses to the test images.
 
+What depends on responses that are not finite is NaN, counts too.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from bspec_jax.analysis import specialization as sp
 from bspec_jax.analysis.observations import average, evaluate
@@ -54,12 +58,15 @@ def analyse(
     Args:
       responses: by name of the job, including `MAIN`.
     """
+    responses = {
+        name: Responses(*map(_nan_unless_finite, of)) for name, of in responses.items()
+    }
     v = responses[MAIN].trained
     measured = {
         job.name: measure_network(responses[job.name].trained, labels) for job in jobs
     }
     networks = [{**job._asdict(), **measured[job.name]} for job in jobs]
-    ablation = contributions.ablation(v, labels, np.asarray(sp.active_branches(v)))
+    ablation = contributions.ablation(v, labels, active_branches(v))
     present, energy = _class_energy(v, labels)
     shared = contributions.most_shared_classes(energy)
     compared = {"trained": v, "before training": responses[MAIN].initial}
@@ -95,9 +102,23 @@ def _class_energy(v: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
 def _enrichment(
     v: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> contributions.Enrichment:
-    active = np.asarray(sp.active_branches(v))
+    active = active_branches(v)
     confidence = contributions.confidence(v, labels)
     return contributions.enrichment(confidence, labels, active, num_classes)
+
+
+def activity(v: Float[np.ndarray, "M N *C"]) -> Float[np.ndarray, " M"]:
+    """1 for an active branch, 0 for a silent one; NaN if the responses are not finite.
+
+    See `specialization.active_branches`.
+    """
+    norms = sp.response_norms(v)[:, None]  # as of a single example
+    return np.asarray(sp.measure(norms).branches.active)
+
+
+def active_branches(v: Float[np.ndarray, "M N C"]) -> Bool[np.ndarray, " M"]:
+    """Which branches are active; none is known to be if responses are not finite."""
+    return activity(v) == 1
 
 
 def measure_network(
@@ -105,20 +126,23 @@ def measure_network(
 ) -> dict:
     """Accuracy, loss, activity and class means of one network."""
     num_classes, examples = v.shape[-1], np.arange(len(labels))
+    v = _nan_unless_finite(v)
     f = v.sum(0)
+    # 1 where an output is at or beyond the clamp, 0 elsewhere.
+    outside = np.where(np.isnan(f), np.nan, np.abs(f) >= 1)
     # The paper's loss whatever clamp the training used, so that runs compare.
     loss = float(classification_loss(jnp.asarray(f), labels).mean())
     covariance = np.asarray(sp.covariance(v))
     energy = np.asarray(sp.example_energy(v))
-    active = int(sp.active_branches(v).sum())
+    active = activity(v).sum()
     return {
         "test_accuracy": contributions.accuracy(f, labels),
         "loss": loss,
         "excess_loss": loss - classification_floor(num_classes),
-        "saturated": (np.abs(f) >= 1).all(-1).mean(),
-        "saturated_coordinates": (np.abs(f) >= 1).mean(),
-        "active": active,
-        "silent": len(v) - active,
+        "saturated": outside.min(-1).mean(),
+        "saturated_coordinates": outside.mean(),
+        "active": whole(active),
+        "silent": whole(len(v) - active),
         "norms": np.asarray(sp.response_norms(v)),
         "covariance": covariance,
         "specialization_index": float(sp.specialization_index(covariance)),
@@ -127,6 +151,16 @@ def measure_network(
         ),
         "class_norms": np.sqrt(contributions.class_means(energy, labels, num_classes)),
     }
+
+
+def _nan_unless_finite(v: np.ndarray) -> np.ndarray:
+    """NaN for infinities: sums of these warn, and comparisons lose them."""
+    return v if np.isfinite(v).all() else np.where(np.isfinite(v), v, np.nan)
+
+
+def whole(count: np.floating) -> int | float:
+    """A count as an int; NaN stays."""
+    return math.nan if np.isnan(count) else int(count)
 
 
 def _observations(

@@ -20,6 +20,7 @@ from jaxtyping import Float, UInt8
 from bspec_jax.adapters import from_linen
 from bspec_jax.batching import batches_of_one_shape
 from bspec_jax.branching import BranchedNetwork, sum_of_branches
+from bspec_jax.classifier.checks import check_images
 from bspec_jax.classifier.resnet import BATCH_NORM_MOMENTUM, ResNet
 from bspec_jax.data.augmentation import normalise
 from bspec_jax.losses import Clamp
@@ -87,8 +88,13 @@ def predict(
 ) -> Float[np.ndarray, "M N C"]:
     """Responses of all branches in evaluation mode, computed in batches.
 
-    With `features`, the last layers' inputs `[M, N, D]` instead.
+    With `features`, the last layers' inputs `[M, N, D]` instead. Compiles once for each
+    network, whose functions have to be pure.
+
+    Raises:
+      ArgumentError: unless the images are bytes, with the channels of `pixels`.
     """
+    check_images(images, (None, None, len(pixels.mean)))
     size = min(EVALUATION_BATCH, len(images))
     parts = []
     for index, kept in batches_of_one_shape(len(images), size):
@@ -115,7 +121,11 @@ def calibrate(
 
     To evaluate an untrained network, whose running statistics are still 0 and 1. Uses
     the first `CALIBRATION_EXAMPLES` images and drops an incomplete last batch.
+
+    Raises:
+      ArgumentError: as `predict`.
     """
+    check_images(images, (None, None, len(pixels.mean)))
     images = images[:CALIBRATION_EXAMPLES]
     size = min(EVALUATION_BATCH, len(images))
     total, count = None, 0
@@ -159,7 +169,11 @@ class Classifier(NamedTuple):
         """Responses of all branches in evaluation mode; their sum over M is f.
 
         With `features`, the last layers' inputs `[M, N, D]` instead.
+
+        Raises:
+          ArgumentError: unless the images are bytes of the shape in `spec`.
         """
+        check_images(images, self.spec.image_shape)
         return predict(
             self.network,
             self.params,
@@ -170,7 +184,7 @@ class Classifier(NamedTuple):
         )
 
 
-def load(path: Path, network: str = MAIN) -> Classifier:
+def load(path: Path | str, network: str = MAIN) -> Classifier:
     """Loads a classifier from a run, a network's folder, or one step's folder.
 
     Args:

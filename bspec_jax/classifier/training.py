@@ -18,14 +18,17 @@ import optax
 from jaxtyping import Array, Int
 
 from bspec_jax.branching import BranchedNetwork
+from bspec_jax.classifier.checks import check_images, check_labels
 from bspec_jax.classifier.network import Pixels
 from bspec_jax.data import Split
 from bspec_jax.data.augmentation import augment, normalise
 from bspec_jax.losses import Clamp, classification_loss
 from bspec_jax.storage import resumable
+from bspec_jax.storage.errors import ArgumentError
 from bspec_jax.trees import Tree
 
 MOMENTUM = 0.9  # of SGD
+MOST_STEPS = 2**31 - 1  # that an int32 counts
 
 
 class Recipe(NamedTuple):
@@ -68,8 +71,9 @@ class Training(NamedTuple):
     step: `(state, key, images, labels, index) -> (state, log)`, where `index` `[batch]`
         picks the batch among all examples, which stay on the device. Donates `state`.
         The log holds the scalars loss, accuracy (of the unclamped sum), saturated
-        (share of examples with every output outside the clamp) and gradient_norm, and
-        energy `[M]`, the mean over examples of ||v_k(x)||^2.
+        (share of examples with every output outside the clamp), gradient_norm and
+        largest_parameter (after the step, in size), and energy `[M]`, the mean over
+        examples of ||v_k(x)||^2.
     """
 
     init: Callable[..., TrainState]
@@ -124,6 +128,7 @@ def training(
             "accuracy": (f.argmax(-1) == labels).mean(),
             "saturated": (jnp.abs(f) >= 1).all(-1).mean(),
             "gradient_norm": optax.tree.norm(gradient),
+            "largest_parameter": optax.tree.norm((params, stats), jnp.inf),
             "energy": (v**2).sum((1, 2)) / labels.size,
         }
         return TrainState(state.step + 1, params, stats, opt_state), log
@@ -141,6 +146,26 @@ def _optimizer(recipe: Recipe, total_steps: int) -> optax.GradientTransformation
         return optax.adamw(rate, weight_decay=recipe.weight_decay)
     decay = optax.add_decayed_weights(recipe.weight_decay)
     return optax.chain(decay, optax.sgd(rate, MOMENTUM))
+
+
+def count_steps(recipe: Recipe, num_examples: int) -> int:
+    """The number of steps of a whole training.
+
+    Raises:
+      ArgumentError: if there is none, or more than an int32 counts.
+    """
+    if not 1 <= recipe.batch_size <= num_examples:
+        raise ArgumentError(
+            f"`batch_size` must be 1 to the {num_examples} training examples, got "
+            f"{recipe.batch_size}"
+        )
+    total = num_examples // recipe.batch_size * recipe.epochs
+    if not 1 <= total <= MOST_STEPS:
+        raise ArgumentError(
+            f"`epochs` {recipe.epochs} are {total:,} steps: 1 to {MOST_STEPS:,} can be "
+            "taken"
+        )
+    return total
 
 
 def epoch_order(
@@ -179,14 +204,19 @@ def fit(
         logs of the steps since the last call, stacked `[K, ...]`.
 
     Raises:
+      ArgumentError: for examples that are not labelled bytes, and a number of steps
+        below 1 or beyond 2^31 - 1.
       UserError: if a logged number is not finite, or a checkpoint is damaged.
     """
+    check_images(examples.images, (None, None, len(pixels.mean)))
+    total = count_steps(recipe, len(examples.labels))
     images, labels = (jnp.asarray(part) for part in examples)
     per_epoch = len(labels) // recipe.batch_size
-    total = per_epoch * recipe.epochs
     init_key, order_key, step_key = jax.random.split(key, 3)
     train = training(network, recipe, pixels, total)
-    state = resumable.resume(folder, train.init(init_key, images[:1]))
+    initial = train.init(init_key, images[:1])
+    check_labels(examples.labels, len(images), _num_classes(network, initial, images))
+    state = resumable.resume(folder, initial)
 
     @lru_cache(1)
     def order(epoch):
@@ -206,3 +236,10 @@ def fit(
         save=partial(resumable.save, folder),
         name=folder.name,
     )
+
+
+def _num_classes(network, state, images):
+    x = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
+    responses = partial(network.responses, train=True)
+    v, _ = jax.eval_shape(responses, state.params, state.batch_stats, x)
+    return v.shape[-1]

@@ -18,6 +18,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 from scipy.ndimage import gaussian_filter1d
 
+from bspec_jax.generator.checks import check_floats
+from bspec_jax.storage.errors import ArgumentError
+
 WIDTHS = (32, 32, 28, 8, 28, 32, 32)  # 40,515 parameters for 3-channel images
 LEAK = 0.2  # slope of the leaky ReLU below zero, as in the generator
 BINOMIAL = np.outer((1, 2, 1), (1, 2, 1)) / 16  # blur of variance 1/2 along each axis
@@ -143,7 +146,13 @@ def blur(x: Float[Array, "N H W C"], sigma: float) -> Float[Array, "N H W C"]:
 
     Args:
       sigma: standard deviation, in pixels.
+
+    Raises:
+      ArgumentError: if x is not of floats, or sigma not positive and finite.
     """
+    check_floats("x", x)
+    if not 0 < sigma < np.inf:
+        raise ArgumentError(f"`sigma` must be positive and finite, got {sigma}")
     rows, columns = (
         jnp.asarray(gaussian_filter1d(np.eye(n), sigma, 0), x.dtype)
         for n in x.shape[1:3]

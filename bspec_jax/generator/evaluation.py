@@ -1,6 +1,6 @@
 """Measures of a generator: transfers, fidelity, and what its branches show."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from bspec_jax.analysis import specialization as sp
 from bspec_jax.analysis.observations import average, evaluate
 from bspec_jax.analysis.specialization import Specialization
 from bspec_jax.analysis.statistics import mean_interval
+from bspec_jax.classifier.evaluation import activity, whole
 from bspec_jax.components import measures
 from bspec_jax.components.pictures import Pictures
 from bspec_jax.data import Selection, Split
@@ -30,6 +31,8 @@ from bspec_jax.trees import Tree
 Images = Float[np.ndarray, "N H W C"]
 Components = Float[np.ndarray, "M N H W C"]
 PICTURES = 3  # of each class, that `monitor` returns
+# What `monitor` computes exactly as `analyse` does.
+SCORES = ("transfer_accuracy", "kept", "frechet", "psnr", "ssim")
 
 
 def count_parameters(generator: Tree, discriminator: Tree) -> dict[str, int]:
@@ -49,22 +52,22 @@ def count_parameters(generator: Tree, discriminator: Tree) -> dict[str, int]:
 def monitor(
     model: ClassTransfer, params: Tree, examples: Split, recogniser: Recogniser
 ) -> tuple[dict, Pictures]:
-    """What a training logs of its generator, and three pictures per class."""
+    """What a training logs of its generator, and three pictures per class.
+
+    A name means the same as in `analyse`, of fewer images.
+    """
     x, labels = to_signed(examples.images), examples.labels
     num_classes = len(recogniser.classes)
     own = network.decompose(model, params, x, labels)
     transfers = network.to_all_classes(model, params, x, num_classes)
-    hits = np.stack([recogniser.recognise(t) == c for c, t in enumerate(transfers)])
-    other = np.arange(num_classes)[:, None] != labels
-    features = recogniser.features(x), recogniser.features(transfers[other])
+    scores = fidelity(x, own) | transfer_scores(
+        Transfers(x, labels, own.residual, transfers), recogniser, None
+    )
+    norms = np.asarray(sp.response_norms(own.components))
     log = {
-        "transfer_accuracy": hits[other].mean(),
-        "kept": hits[~other].mean(),
-        "frechet": measures.frechet_distance(*features),
-        "psnr": measures.psnr(x, own.image).mean(),
-        "ssim": measures.ssim(x, np.clip(own.image, -1, 1)).mean(),
-        "norms": np.asarray(sp.response_norms(own.components)),
-        "active": int(sp.active_branches(own.components).sum()),
+        **{name: scores[name] for name in SCORES},
+        "norms": norms,
+        "active": whole(activity(norms[:, None]).sum()),
         "image_std": x.std(),
         "image_variation": measures.total_variation(x).mean(),
         "residual_std": own.residual.std(),
@@ -115,19 +118,18 @@ def analyse(
     x, labels = to_signed(data.test.images), data.test.labels
     truth = data.ground_truth()
     own = network.decompose(model, params, x, labels)
-    start = network.decompose(model, initial, x, labels)
+    start = network.decompose(model, initial, x, labels).components
     to_class = network.to_all_classes(model, params, x, len(recogniser.classes))
     transfers = Transfers(x, labels, own.residual, to_class)
     return {
         **transfer_scores(transfers, recogniser, fid),
         **fidelity(x, own),
         **branch_scores(own.components),
-        "initial": branch_scores(start.components)
-        | {"part_scores": part_scores(start.components, truth)},
+        "initial": branch_scores(start) | {"part_scores": part_scores(start, truth)},
         "part_scores": part_scores(own.components, truth),
         "layer_scores": layer_scores(own.components, truth),
-        "observations": observations(own.components, start.components, truth),
-        "subsets": measures.default_subsets(own.components),
+        "observations": observations(own.components, start, truth),
+        "subsets": _subsets(own.components),
         "roughness": measures.roughness(own.components),
         **input_scores(own, diffusion_step),
     }
@@ -157,26 +159,40 @@ def fidelity(x: Images, own: Decomposition) -> dict:
 def branch_scores(v: Components) -> dict:
     """Energy, covariance and index of the components."""
     covariance = np.asarray(sp.covariance(v))
-    active = np.asarray(sp.active_branches(v))
     norms = np.asarray(sp.response_norms(v))
+    active = activity(norms[:, None])  # as of a single example
     rho = np.asarray(sp.correlation(jnp.asarray(covariance)))
     mean_rho, pairs = sp.mean_correlation(jnp.asarray(rho), jnp.asarray(active))
     return {
-        "active": int(active.sum()),
-        "silent": int((~active).sum()),
+        "active": whole(active.sum()),
+        "silent": whole((1 - active).sum()),
         "norms": norms,
         "energy_share": energy_share(norms),
         "covariance": covariance,
         "correlation": rho,
-        "mean_correlation": float(mean_rho) if pairs else None,
+        "mean_correlation": float(mean_rho) if pairs != 0 else None,
         "specialization_index": float(sp.specialization_index(covariance)),
     }
 
 
+def _subsets(v: Components) -> list[Sequence[int]]:
+    """The smooth and the rough half; a single component has one half.
+
+    Without any for components that are not finite, which have no order.
+    """
+    halves = measures.default_subsets(v) if np.isfinite(v).all() else ()
+    return [half for half in halves if len(half)]
+
+
 def energy_share(norms: Float[np.ndarray, "*K M"]) -> Float[np.ndarray, "*K M"]:
-    """Share of each component in the sum of squared norms over components."""
-    energy = norms**2
-    return energy / energy.sum(-1, keepdims=True)
+    """Share of each component in the sum of squared norms over components.
+
+    0 where no component has any energy.
+    """
+    largest = norms.max(-1, keepdims=True)  # by which no square over- or underflows
+    with np.errstate(invalid="ignore"):
+        energy = (norms / np.where(largest == 0, 1, largest)) ** 2
+        return energy / np.where(largest == 0, 1, energy.sum(-1, keepdims=True))
 
 
 def input_scores(own: Decomposition, diffusion_step: float) -> dict:
@@ -236,7 +252,7 @@ def part_scores(v: Components, truth: Face | None) -> dict[str, dict]:
     if truth is None:
         return {}
     return {
-        part: _summary(measures.part_enrichment(v, mask))
+        part: _summary(v, measures.part_enrichment(v, mask))
         for part, mask in truth.masks.items()
     }
 
@@ -254,11 +270,13 @@ def layer_scores(v: Components, truth: Face | None) -> dict[str, dict]:
         "normal_y": truth.normals[..., 1:2],
     }
     return {
-        name: _summary(measures.layer_correlation(v, layer))
+        name: _summary(v, measures.layer_correlation(v, layer))
         for name, layer in layers.items()
     }
 
 
-def _summary(values: np.ndarray) -> dict[str, Any]:
-    mean, interval = mean_interval(values, np.isfinite(values))
+def _summary(v: Components, values: Float[np.ndarray, "M N"]) -> dict[str, Any]:
+    """Means over the images where the value is defined; NaN if v is not finite."""
+    undefined = np.isnan(values) & np.isfinite(v).all((2, 3, 4))
+    mean, interval = mean_interval(values, ~undefined)
     return {"mean": mean, "interval": interval}

@@ -19,6 +19,9 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from bspec_jax.adapters import from_linen
 from bspec_jax.batching import batches_of_one_shape
 from bspec_jax.branching import Branch, sum_of_branches
+from bspec_jax.classifier.checks import check_labels
+from bspec_jax.data.images import check_bytes
+from bspec_jax.generator.checks import check_floats, check_signed
 from bspec_jax.generator.diffusion import Velocity, blur, diffuse
 from bspec_jax.generator.stargan import (
     PRESETS,
@@ -86,6 +89,7 @@ class ClassTransfer(NamedTuple):
     init: `(key, x, labels) -> params`.
     apply: `(params, x, labels) -> f`, `[N, H, W, C]`.
     decompose: `(params, x, labels) -> Decomposition`.
+    num_classes: number of classes that labels name; None if it is not known.
 
     x is `[N, H, W, C]` in -1..1 and labels `[N]` the classes that it is to become.
     """
@@ -93,6 +97,7 @@ class ClassTransfer(NamedTuple):
     init: Callable[[Key[Array, ""], Array, Array], Tree]
     apply: Callable[[Tree, Array, Array], Array]
     decompose: Callable[[Tree, Array, Array], Decomposition]
+    num_classes: int | None = None
 
 
 def build(spec: GeneratorSpec, *, sequential: bool = False) -> ClassTransfer:
@@ -140,7 +145,7 @@ def build(spec: GeneratorSpec, *, sequential: bool = False) -> ClassTransfer:
         f = residual + v.sum(0)
         return Decomposition(f, residual, v, inputs if learnt else None)
 
-    return ClassTransfer(init, apply, decompose)
+    return ClassTransfer(init, apply, decompose, len(spec.classes))
 
 
 def discriminator(spec: GeneratorSpec) -> Discriminator:
@@ -162,12 +167,22 @@ def _in_bfloat16(branch: Branch) -> Branch:
 def to_signed(
     images: UInt8[Array | np.ndarray, "N H W C"],
 ) -> Float[Array | np.ndarray, "N H W C"]:
-    """Bytes to -1..1; JAX arrays stay JAX arrays, NumPy's NumPy's."""
+    """Bytes to -1..1; JAX arrays stay JAX arrays, NumPy's NumPy's.
+
+    Raises:
+      ArgumentError: if the images are not bytes.
+    """
+    check_bytes(images)
     return images.astype(np.float32) / 127.5 - 1
 
 
 def to_bytes(x: Float[Array | np.ndarray, "..."]) -> UInt8[Array, "..."]:
-    """-1..1 to bytes, clipped."""
+    """-1..1 to bytes, clipped. No byte is NaN: of such pixels, the result says nothing.
+
+    Raises:
+      ArgumentError: if x is not of floats.
+    """
+    check_floats("x", x)
     return jnp.round(jnp.clip(127.5 * (x + 1), 0, 255)).astype(jnp.uint8)
 
 
@@ -183,7 +198,7 @@ class Trained(NamedTuple):
     step: int
 
 
-def load(path: Path) -> Trained:
+def load(path: Path | str) -> Trained:
     """A generator from a run's folder, or from one step in it.
 
     Raises:
@@ -209,7 +224,15 @@ def transfer(
     x: Float[np.ndarray, "N H W C"],
     labels: Int[np.ndarray, " N"],
 ) -> Float[np.ndarray, "N H W C"]:
-    """`model.apply` in batches of one shape, in NumPy."""
+    """`model.apply` in batches of one shape, in NumPy.
+
+    Compiles once for each model, whose functions have to be pure.
+
+    Raises (as `to_all_classes` and `decompose`):
+      ArgumentError: unless x is images in -1..1, and labels are classes.
+    """
+    check_signed(x)
+    check_labels(labels, len(x), model.num_classes)
     return _in_batches(model.apply, params, x, labels)
 
 
@@ -231,6 +254,8 @@ def decompose(
     labels: Int[np.ndarray, " N"],
 ) -> Decomposition:
     """`model.decompose` in batches of one shape, in NumPy."""
+    check_signed(x)
+    check_labels(labels, len(x), model.num_classes)
     return _in_batches(model.decompose, params, x, labels)
 
 

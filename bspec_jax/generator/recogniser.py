@@ -20,6 +20,7 @@ from bspec_jax.data import Selection, Split
 from bspec_jax.data.selection import balanced
 from bspec_jax.data.sources import channel_statistics
 from bspec_jax.data.streaming import read_readable
+from bspec_jax.generator.checks import check_signed
 from bspec_jax.generator.network import MAIN, to_bytes, to_signed
 from bspec_jax.storage import checkpoints
 from bspec_jax.storage.errors import UserError
@@ -47,17 +48,29 @@ class Recogniser(NamedTuple):
         return self.trained.spec.classes
 
     def recognise(self, x: Float[np.ndarray, "N H W C"]) -> Int[np.ndarray, " N"]:
-        """The class of each image."""
-        return self.trained.responses(self._to_input(x)).sum(0).argmax(-1)
+        """The class of each image; -1 for one that is not finite.
+
+        Raises (as `features`):
+          ArgumentError: unless x is images in -1..1.
+        """
+        v = self.trained.responses(self._to_input(x))
+        return np.where(_is_finite(x), v.sum(0).argmax(-1), -1)
 
     def features(self, x: Float[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N D"]:
-        """The inputs of the branches' last layers, side by side."""
+        """The inputs of the branches' last layers, side by side; NaN as `recognise`."""
         stacked = self.trained.responses(self._to_input(x), features=True)
-        return np.concatenate(list(stacked), -1)
+        features = np.concatenate(list(stacked), -1)
+        return np.where(_is_finite(x)[:, None], features, np.nan)
 
     def _to_input(self, x):
+        check_signed(x)
         size = self.trained.spec.image_shape[0]
         return np.asarray(to_bytes(_resized(jnp.asarray(x), size)))
+
+
+def _is_finite(x):
+    """Whether all pixels of each image are, `[N]`."""
+    return np.isfinite(x).all((1, 2, 3))
 
 
 @partial(jax.jit, static_argnums=1)

@@ -77,7 +77,8 @@ class Training(NamedTuple):
         `[batch, H, W, C]`, with the gradient penalty if the static `penalise`. It
         donates `state`. The log holds scalars: both losses, `real_accuracy` and
         `fake_accuracy` (shares that the discriminator judges correctly), `penalty`
-        (`r1_every` |grad D|^2 in the steps that have it, else 0) and gradient norms.
+        (`r1_every` |grad D|^2 in the steps that have it, else 0), gradient norms, and
+        `largest_parameter` (after the step, in size).
     """
 
     init: Callable[..., TrainState]
@@ -119,7 +120,9 @@ def training(model: ClassTransfer, module: Discriminator, recipe: Recipe) -> Tra
             generator_opt,
             discriminator_opt,
         )
+        networks = (state.generator, state.discriminator, state.average)
         return state, log | {
+            "largest_parameter": optax.tree.norm(networks, jnp.inf),
             "generator_gradient_norm": optax.tree.norm(to_generator),
             "discriminator_gradient_norm": optax.tree.norm(to_discriminator),
         }

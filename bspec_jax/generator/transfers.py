@@ -10,6 +10,8 @@ from bspec_jax.components import measures
 from bspec_jax.generator.network import to_bytes
 from bspec_jax.generator.recogniser import Recogniser
 
+FEWEST_FOR_FRECHET = 4  # test images of a class: both halves need a covariance
+
 # `(real, fake) -> FID`, of bytes `[N, H, W, C]`.
 Fid = Callable[[UInt8[np.ndarray, "..."], UInt8[np.ndarray, "..."]], float]
 
@@ -39,15 +41,17 @@ def transfer_scores(
     of R alone. Frechet distances are in the features of the recogniser, means over
     classes: between transfers to a class from all others and the test images of that
     class; between R of those others and them; and, for real images, between two halves
-    of a class.
+    of a class. They are NaN if a class has fewer than `FEWEST_FOR_FRECHET` test images.
+    What depends on images that are not finite, or on classes without one, is NaN.
     """
+    transfers = _clipped(transfers)
     recognised = recogniser.recognise(transfers.x)
     rates, rates_residual = _recognition_rates(transfers, recogniser)
     frechet, frechet_residual, frechet_real = _frechet_distances(transfers, recogniser)
     fid_transfers, fid_residual = _fids(transfers, fid) if fid else (None, None)
     own = np.eye(len(rates), dtype=bool)
     return {
-        "recogniser_accuracy": (recognised == transfers.labels).mean(),
+        "recogniser_accuracy": _rate(recognised, transfers.labels),
         "transfer_accuracy": rates[~own].mean(),
         "transfer_accuracy_residual": rates_residual[~own].mean(),
         "kept": rates[own].mean(),
@@ -62,6 +66,23 @@ def transfer_scores(
     }
 
 
+def _clipped(transfers: Transfers) -> Transfers:
+    """With all pixels in -1..1, as they are seen, however far a generator went."""
+    x, labels, *generated = transfers
+    return Transfers(x, labels, *(np.clip(images, -1, 1) for images in generated))
+
+
+def _rate(recognised, target):
+    """Share of images recognised as their target; NaN if there is none, or one is NaN.
+
+    Args:
+      recognised: classes, -1 for an image that is not finite.
+    """
+    if not len(recognised) or (recognised < 0).any():
+        return np.nan
+    return (recognised == target).mean()
+
+
 def _recognition_rates(transfers, recogniser):
     """Rates `[from, to]` of the transfers, and of R alone."""
     classes = range(len(transfers.to_class))
@@ -71,13 +92,16 @@ def _recognition_rates(transfers, recogniser):
         recognised = recogniser.recognise(fake)
         for source in classes:
             members = transfers.labels == source
-            rates[source, target] = (recognised[members] == target).mean()
-            rates_residual[source, target] = (residual[members] == target).mean()
+            rates[source, target] = _rate(recognised[members], target)
+            rates_residual[source, target] = _rate(residual[members], target)
     return rates, rates_residual
 
 
 def _frechet_distances(transfers, recogniser):
     """Means over classes: of transfers, of R, and of two halves of the real images."""
+    counts = np.bincount(transfers.labels, minlength=len(transfers.to_class))
+    if counts.min() < FEWEST_FOR_FRECHET:
+        return (np.nan,) * 3
     real = recogniser.features(transfers.x)
     residual = recogniser.features(transfers.residual)
     distances = []
@@ -95,6 +119,9 @@ def _frechet_distances(transfers, recogniser):
 
 def _fids(transfers, fid):
     """Means over classes: of transfers, and of R."""
+    generated = np.isfinite(transfers.to_class).all()
+    if not (generated and np.isfinite(transfers.residual).all()):
+        return np.nan, np.nan
     values = []
     for target, fake in enumerate(transfers.to_class):
         own = transfers.labels == target

@@ -27,7 +27,12 @@ import numpy as np
 
 from bspec_jax import data, runs
 from bspec_jax.data import Selection
+from bspec_jax.data.names import shown
 from bspec_jax.generator import GeneratorSpec, recogniser
+from bspec_jax.generator.transfers import FEWEST_FOR_FRECHET
+from bspec_jax.storage.errors import notify
+from bspec_jax.storage.optional import needs
+from experiments.class_transfer import fid, memory
 from experiments.class_transfer.config import NAME, Config
 from experiments.class_transfer.draw import draw
 from experiments.class_transfer.measure import measure
@@ -40,6 +45,8 @@ def main(config: Config) -> None:
     if config.figures_only:
         runs.redraw(config.workdir, NAME, partial(draw, config))
         return
+    check_packages(config)
+    memory.check_before_reading(config)
     selection = data.select(
         config.dataset,
         config.data_dir,
@@ -47,8 +54,12 @@ def main(config: Config) -> None:
         config.size,
         config.test_examples,
         config.seed,
+        config.test_share,
     )
-    config = dataclasses.replace(config, workdir=runs.start(config, NAME))
+    check_data(config, selection)
+    workdir = runs.start(config, NAME, selection.identity)
+    config = dataclasses.replace(config, workdir=workdir)
+    print(*data.describe(selection), sep="\n")
     for message in selection.unreadable:
         print(f"skipped: {message}")
     trained_recogniser = recogniser.finish(
@@ -64,6 +75,35 @@ def main(config: Config) -> None:
     runs.conclude(
         config.workdir, config, results, started, partial(draw, config), summary
     )
+
+
+def check_packages(config: Config) -> None:
+    """Raises UserError if a package that a run needs, late, is not installed."""
+    needs("grain", extra="generator")
+    needs("skimage.metrics", extra="generator")
+    if config.inception_weights:
+        fid.check(config.inception_weights)
+
+
+def check_data(config: Config, selection: Selection) -> None:
+    """Refuses what these data do not allow, and tells what will not be measured.
+
+    Raises:
+      FlagError: if the memory does not suffice.
+      UserError: if the FID cannot be computed.
+    """
+    test = selection.test
+    memory.check(config, test.images.shape, len(selection.class_names))
+    if config.inception_weights:
+        fid.fid(test.images[:2], test.images[-2:], config.inception_weights)
+    counts = np.bincount(test.labels, minlength=len(selection.class_names))
+    scarce = int(counts.argmin())
+    if counts[scarce] < FEWEST_FOR_FRECHET:
+        notify(
+            f"{shown(selection.class_names[scarce])} has {counts[scarce]} test images: "
+            f"Frechet distances need {FEWEST_FOR_FRECHET} of each class, and will be "
+            "null"
+        )
 
 
 def specify(config: Config, selection: Selection) -> GeneratorSpec:
@@ -95,18 +135,20 @@ def summary(results: dict) -> str:
         f"{title:32} {number(results[key]):>9}  {number(results[f'{key}_residual']):>8}"
         for title, key in rows
     ]
-    shares = " ".join(f"{share:.2f}" for share in results["energy_share"])
+    shares = " ".join(map(number, results["energy_share"]))
     lines += [
-        f"the classifier itself: {results['recogniser_accuracy']:.3f}; Frechet "
+        f"the classifier itself: {number(results['recogniser_accuracy'], 3)}; Frechet "
         f"distance of real images {number(results['frechet_real'])}",
-        f"{results['active']} active branches; shares of energy {shares}",
+        f"{number(results['active'], 0)} active branches; shares of energy {shares}",
     ]
     for part, scores in results["part_scores"].items():
-        largest = int(np.argmax(scores["mean"]))
-        enrichment = scores["mean"][largest]
-        lines.append(
-            f"{part:10} most in component {largest}: {enrichment:.1f} times chance"
-        )
+        means = np.array(scores["mean"], float)
+        if np.isfinite(means).all():
+            largest = int(np.argmax(means))
+            lines.append(
+                f"{part:10} most in component {largest}: {means[largest]:.1f} times "
+                "chance"
+            )
     if results["unreadable"]:
         lines.append(f"{len(results['unreadable'])} unreadable images were skipped")
     return "\n".join(lines)

@@ -9,10 +9,16 @@ from bspec_jax.generator.network import Precision, Residual
 from bspec_jax.generator.stargan import PRESETS, SMALLEST, PresetName
 from bspec_jax.generator.training import Recipe
 from bspec_jax.runs import FlagError, check_flag
-from experiments.class_transfer import fid
-from experiments.flags import DataConfig, check_not_negative, check_positive
+from experiments.flags import (
+    DataConfig,
+    check_not_negative,
+    check_positive,
+    check_single,
+    unused_by_data,
+)
 
 NAME = "class_transfer"
+MOST_EPOCHS = 1_000_000  # of the classifier, whose steps an int32 counts
 PAPERS_SIZE = 256  # pixels each way, at which the gradient penalty weighs 1
 
 
@@ -113,15 +119,35 @@ class Config(DataConfig):
             check_positive(self, name)
         for name in ("velocity_rate", "r1_weight", "reconstruction_weight"):
             check_not_negative(self, name)
+        for name in ("sigma", "diffusion_step", "learning_rate", "velocity_rate"):
+            check_single(self, name)
+        for name in ("r1_weight", "reconstruction_weight"):
+            check_single(self, name)
+        check_flag(self, "iterations", lambda v: v < 2**31, "below 2^31")
+        most = f"at most {MOST_EPOCHS:,}"
+        check_flag(self, "recogniser_epochs", lambda v: v <= MOST_EPOCHS, most)
         check_flag(self, "average", lambda v: 0 <= v < 1, "in 0..1, below 1")
         check_flag(self, "crop", lambda v: 0 <= v <= 1, "in 0..1")
         check_flag(self, "workers", lambda v: v >= 0, "at least 0")
         check_flag(self, "image_size", _is_side, f"{SMALLEST} times a power of two")
         runs.check_components(self, self.branches, ("components", "sweep"))
+        sides = f"at most the images' side of {self.size} pixels"
+        check_flag(self, "sigma", lambda v: v <= self.size, sides)
         self._check_subsets()
         self._check_combinations()
-        if self.inception_weights:
-            fid.check(self.inception_weights)
+
+    def unused(self) -> dict[str, str]:
+        modes = super().unused() | unused_by_data(self.dataset)
+        if self.residual == "gaussian":
+            names = ("diffusion_step", "velocity_rate")
+            modes |= dict.fromkeys(names, "with --residual gaussian")
+        else:
+            modes["sigma"] = "without --residual gaussian"
+        if self.r1_weight == 0:
+            modes["r1_every"] = "with --r1-weight 0"
+        if self.figures_only:
+            modes["workers"] = "to --figures-only, which decodes no data set"
+        return modes
 
     def _check_subsets(self) -> None:
         last = self.branches - 1
@@ -134,8 +160,6 @@ class Config(DataConfig):
                 f"--batch-size {self.batch_size} has no {self.accumulate} equal parts "
                 "for --accumulate"
             )
-        if self.sigma and self.residual != "gaussian":
-            raise FlagError("--sigma needs --residual gaussian")
         if len(self.classes) == 1:
             raise FlagError("--classes needs at least two, to transfer between")
         if self.images and not self.figures_only:

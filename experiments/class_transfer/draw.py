@@ -29,7 +29,8 @@ def draw_pictures(config: Config, results: dict, pictures: Pictures) -> Figures:
     """Figures 9 to 11, 13 to 15 and 18 to 20."""
     classes, labels = results["classes"], pictures.labels
     components = config.components or range(len(pictures.components))
-    of_most_energy = np.argsort(results["energy_share"])[::-1][:2].tolist()
+    share = np.array(results["energy_share"], float)
+    of_most_energy = np.argsort(share)[::-1][:2].tolist()
     drawn = {"fig09_regenerated": figures.transfers(classes, pictures)}
     first_and_last = sorted({0, len(labels) - 1})
     for number, example in zip((10, 11), first_and_last, strict=False):
@@ -51,7 +52,7 @@ def draw_pictures(config: Config, results: dict, pictures: Pictures) -> Figures:
 def draw_numbers(results: dict) -> Figures:
     """Training curves, energy, recognition rates, and what else was measured."""
     curves = results["curves"]
-    norms = np.array([line["norms"] for line in curves if "norms" in line])
+    norms = np.array([line["norms"] for line in curves if "norms" in line], float)
     drawn = {
         "class_transfer_training": figures.generator_training(
             curves, energy_share(norms)

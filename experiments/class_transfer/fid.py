@@ -1,24 +1,25 @@
 """The FID by torch-fidelity, with Inception weights that the user provides.
 
-    pip install -e ".[fid]"
+    pip install "bspec_jax[fid]"
     python -m experiments.class_transfer ... --inception-weights FILE
 
 Nothing else needs torch-fidelity.
 """
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from bspec_jax.runs import FlagError
+from bspec_jax.storage.errors import UserError
+from bspec_jax.storage.optional import needs
 
 
 def check(weights: Path) -> None:
-    """Raises FlagError if the FID cannot be computed."""
-    if not find_spec("torch_fidelity"):
-        raise FlagError('--inception-weights needs `pip install -e ".[fid]"`')
+    """Raises UserError without torch-fidelity, and FlagError without the weights."""
+    for module in ("torch", "torch_fidelity"):
+        needs(module, extra="fid")
     if not weights.is_file():
         raise FlagError(f"--inception-weights: no file {weights}")
 
@@ -33,10 +34,14 @@ def fid(
     Args:
       weights: of `inception-v3-compat`, as torch-fidelity reads them.
 
+    Raises:
+      UserError: if torch-fidelity fails, as with weights that it cannot read.
+
     Source: Heusel et al., arXiv 1706.08500.
     """
-    import torch
-    import torch_fidelity
+    torch, torch_fidelity = (
+        needs(module, extra="fid") for module in ("torch", "torch_fidelity")
+    )
 
     def to_tensors(images):
         colour = np.broadcast_to(images, (*images.shape[:-1], 3))
@@ -52,13 +57,17 @@ def fid(
         def __getitem__(self, index):
             return self.images[index]
 
-    metrics = torch_fidelity.calculate_metrics(
-        input1=Images(real),
-        input2=Images(fake),
-        fid=True,
-        feature_extractor_weights_path=str(weights),
-        cuda=torch.cuda.is_available(),
-        cache=False,
-        verbose=False,
-    )
+    try:
+        metrics = torch_fidelity.calculate_metrics(
+            input1=Images(real),
+            input2=Images(fake),
+            fid=True,
+            feature_extractor_weights_path=str(weights),
+            cuda=torch.cuda.is_available(),
+            cache=False,
+            verbose=False,
+        )
+    except Exception as error:  # of many kinds: unreadable weights, devices, memory
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(f"torch-fidelity cannot compute the FID ({reason})") from None
     return metrics["frechet_inception_distance"]

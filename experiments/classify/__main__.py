@@ -11,28 +11,37 @@ branches separately, summed afterwards. Measures how the branches of both divide
 classes, before and after training; ablates branches, and exports the network without
 its silent ones. The last command takes 58 minutes on 2 cores; its test accuracy is
 0.906, and 0.887 for the control (seed 0). For the Hessian of its checkpoint, run
-`python -m experiments.hessian --checkpoint RUN`.
+`python -m experiments.hessian --checkpoint RUN`. A run also classifies images of your
+own: which class, how sure, and what each branch contributes.
+
+    python -m experiments.classify --workdir RUN --images my.png my_pictures/
 """
 
 import dataclasses
 import time
 from functools import partial
 
-from bspec_jax import runs
+from bspec_jax import data, runs
+from experiments.classify import own_images
 from experiments.classify.config import NAME, Config
 from experiments.classify.draw import draw
 from experiments.classify.measure import measure
 from experiments.classify.train import finish, jobs, load_data
-from experiments.tables import observation_lines
+from experiments.tables import number, observation_lines
 
 
 def main(config: Config) -> None:
     started = time.perf_counter()
+    if config.images:
+        own_images.classify(config)
+        return
     if config.figures_only:
         runs.redraw(config.workdir, NAME, partial(draw, config))
         return
     dataset = load_data(config)
-    config = dataclasses.replace(config, workdir=runs.start(config, NAME))
+    workdir = runs.start(config, NAME, dataset.identity)
+    config = dataclasses.replace(config, workdir=workdir)
+    print(*data.describe(dataset), sep="\n")
     for job in jobs(config):
         finish(config, job, dataset)
     results = measure(config, dataset)
@@ -53,19 +62,25 @@ def summary(results: dict) -> str:
     for network in networks:
         lines.append(
             f"{network['name']:{width}}{network['branches']:3}  "
-            f"{network['test_accuracy']:8.4f}  {network['excess_loss']:11.4f}  "
-            f"{network['saturated']:9.3f}  {network['active']:6}  "
-            f"{network['silent']:6}  {network['specialization_index']:7.3f}"
+            f"{number(network['test_accuracy'], 4):>8}  "
+            f"{number(network['excess_loss'], 4):>11}  "
+            f"{number(network['saturated'], 3):>9}  {number(network['active'], 0):>6}  "
+            f"{number(network['silent'], 0):>6}  "
+            f"{number(network['specialization_index'], 3):>7}"
         )
-    ablation, pruned = results["ablation"], results["pruned"]
+    pruned = results["pruned"]
+    left = number(results["ablation"]["without_silent"], 4)
+    several = results["config"]["repeats"] > 1
+    columns = ("value", "initial", "control")
     lines += [
         "",
-        f"without its silent branches: accuracy {ablation['without_silent']:.4f}, "
-        f"{pruned['parameters']:,} of {pruned['parameters_before']:,} parameters",
+        f"without its silent branches: accuracy {left}, "
+        f"{number(pruned['parameters'], 0)} of {pruned['parameters_before']:,} "
+        "parameters",
         "",
-        *observation_lines(results["observations"], ("value", "initial", "control")),
+        *observation_lines(results["observations"], columns, verdicts=several),
     ]
-    if results["config"]["repeats"] == 1:
+    if not several:
         lines.append("(verdicts need several networks: --repeats 5)")
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """Flags of the classification experiment."""
 
 import dataclasses
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -8,7 +9,13 @@ import numpy as np
 from bspec_jax import runs
 from bspec_jax.classifier.resnet import WIDTHS
 from bspec_jax.losses import Clamp
-from experiments.flags import DataConfig, check_not_negative, check_positive
+from experiments.flags import (
+    DataConfig,
+    check_not_negative,
+    check_positive,
+    check_single,
+    unused_by_data,
+)
 
 NAME = "classify"
 DATA_ARGUMENTS = (
@@ -18,6 +25,7 @@ DATA_ARGUMENTS = (
     "train_examples",
     "validation_examples",
     "test_examples",
+    "test_share",
     "seed",
 )
 LEARNING_RATES = {"sgd": 0.005, "adamw": 0.001}
@@ -40,7 +48,8 @@ class Config(DataConfig):
         "log_every",
         "checkpoint_every",
     )
-    PRESENTATION: ClassVar = ("figure_branches", "figure_classes")
+    FIGURES_8_16: ClassVar = ("figure_branches", "figure_classes")
+    PRESENTATION: ClassVar = (*FIGURES_8_16, "images")
 
     dataset: str = "cifar10"
     """Data set: cifar10, fashion_mnist, folder (of images by class), or another image
@@ -49,8 +58,9 @@ class Config(DataConfig):
     """Side of the images, in pixels. Default: as stored, and 32 for a folder."""
     train_examples: int | None = None
     """Number of training examples. Default: all that are not held out."""
-    validation_examples: int = 5000
-    """Number of training examples held out for the validation accuracy."""
+    validation_examples: int | None = None
+    """Number of training examples held out for the validation accuracy. Default: a
+    tenth, at most 5,000."""
     test_examples: int | None = None
     """Number of test examples, drawn at random. Default: all."""
     branches: int = 16
@@ -93,22 +103,41 @@ class Config(DataConfig):
     figure_classes: tuple[int, ...] | None = None
     """Classes in Figures 8 and 16, from 0. Default: the three least carried by a single
     branch."""
+    images: tuple[Path, ...] = ()
+    """Images of your own, files or folders, for the run in --workdir to classify: which
+    class, how sure, and what each branch contributes. No other flag applies."""
 
     def check(self) -> None:
         super().check()
-        for name in "validation_examples", "crop_padding", *self.PRESENTATION:
+        for name in "validation_examples", "crop_padding", *self.FIGURES_8_16:
             runs.check_flag(self, name, lambda v: v >= 0, "at least 0")
         for name in "learning_rate", "last_scale":
             check_positive(self, name)
         check_not_negative(self, "weight_decay")
+        for name in "learning_rate", "last_scale", "weight_decay":
+            check_single(self, name)
+        if self.images and self.workdir is None:
+            raise runs.FlagError("--images needs --workdir, the folder of a run")
         _ = self.widths_list  # raises FlagError for invalid widths
+
+    @property
+    def starts_run(self) -> bool:
+        return super().starts_run and not self.images
+
+    def unused(self) -> dict[str, str]:
+        modes = super().unused() | unused_by_data(self.dataset)
+        if self.images:
+            names = {field.name for field in dataclasses.fields(self)}
+            others = names - {"images", "workdir"}
+            modes |= dict.fromkeys(others, "with --images, which a run classifies")
+        return modes
 
     @property
     def widths_list(self) -> tuple[int, ...]:
         if len(self.widths) == 1 and self.widths[0] in WIDTHS:
             return WIDTHS[self.widths[0]]
         given = " ".join(self.widths)
-        if len(self.widths) != STAGES or not all(w.isdigit() for w in self.widths):
+        if len(self.widths) != STAGES or not all(w.isdecimal() for w in self.widths):
             presets = ", ".join(WIDTHS)
             raise runs.FlagError(
                 f"--widths must be one of {presets}, or four integers, got {given}"

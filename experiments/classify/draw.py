@@ -64,7 +64,7 @@ def draw_examples(config: Config, results: dict) -> dict[str, Figure]:
 
 def refuse_selection(config: Config) -> None:
     """Raises UserError for flags of Figures 8 and 16, which cannot be drawn."""
-    for name in config.PRESENTATION:
+    for name in config.FIGURES_8_16:
         if getattr(config, name) is not None:
             raise UserError(f"`{name}`: {config.workdir} has no test images to show")
 

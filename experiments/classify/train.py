@@ -4,33 +4,62 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bspec_jax import classifier, data, runs
-from bspec_jax.analysis.specialization import active_branches
+from bspec_jax.analysis import specialization
 from bspec_jax.branching import BranchedNetwork
 from bspec_jax.classifier import contributions
 from bspec_jax.classifier.evaluation import CONTROL, Job, Responses
 from bspec_jax.classifier.network import Pixels
-from bspec_jax.classifier.training import Recipe, Schedule, TrainState, fit
+from bspec_jax.classifier.training import (
+    Recipe,
+    Schedule,
+    TrainState,
+    count_steps,
+    fit,
+)
+from bspec_jax.data.names import shown
 from bspec_jax.losses import classification_floor
 from bspec_jax.storage import checkpoints, files
+from bspec_jax.storage.errors import notify
+from experiments.classify import memory
 from experiments.classify.config import LEARNING_RATES, Config, check_selection
 from experiments.classify.saved import responses_path, save_responses
 
 
 def load_data(config: Config) -> data.Dataset:
     """Reads the data set, and checks the flags that depend on it."""
+    memory.check_before_reading(config)
     dataset = data.load(**config.data_arguments())
-    available = len(dataset.train.labels)
-    if config.batch_size > available:
-        raise runs.FlagError(
-            f"--batch-size {config.batch_size} is more than the {available} training "
-            "examples"
-        )
-    check_selection(config, config.branches, dataset.test.labels)
+    check_data(config, dataset)
     return dataset
+
+
+def check_data(config: Config, dataset: data.Dataset) -> None:
+    """Raises FlagError for flags that these data do not allow."""
+    classes, labels = dataset.class_names, dataset.test.labels
+    if len(classes) < 2:
+        raise runs.FlagError(
+            f"--dataset {config.dataset} has a single class: nothing to classify"
+        )
+    shape = dataset.train.images.shape[1:]
+    if config.crop_padding >= min(shape[:2]):
+        raise runs.FlagError(
+            f"--crop-padding {config.crop_padding} shifts images of {shape[0]} x "
+            f"{shape[1]} pixels out of sight: give less"
+        )
+    count_steps(recipe_of(config), len(dataset.train.labels))
+    check_selection(config, config.branches, labels)
+    size = memory.Size(shape, len(dataset.train.labels), len(labels), len(classes))
+    memory.check(config, size)
+    absent = [shown(name) for i, name in enumerate(classes) if i not in labels]
+    if absent:
+        names = ", ".join([*absent[:5], *["..."][: len(absent[5:])]])
+        notify(
+            f"no test image of {len(absent)} of {len(classes)} classes ({names}): what "
+            "is measured of them will be null"
+        )
 
 
 def jobs(config: Config) -> list[Job]:
@@ -118,13 +147,13 @@ def train(
             advance(len(log["loss"]) * config.batch_size)
 
         schedule = Schedule(config.log_every, config.checkpoint_every)
-        recipe = recipe_of(config, job)
+        recipe = recipe_of(config, separate=job.separate)
         return fit(
             network, recipe, pixels, dataset.train, key, folder, schedule, on_log
         )
 
 
-def recipe_of(config: Config, job: Job) -> Recipe:
+def recipe_of(config: Config, *, separate: bool = False) -> Recipe:
     """The hyperparameters of a network's training."""
     return Recipe(
         epochs=config.epochs,
@@ -135,7 +164,7 @@ def recipe_of(config: Config, job: Job) -> Recipe:
         clamp=config.clamp,
         crop_padding=config.crop_padding,
         flip=not config.skip_flip,
-        separate=job.separate,
+        separate=separate,
     )
 
 
@@ -146,6 +175,7 @@ def means(log: dict[str, np.ndarray], num_classes: int) -> dict:
       log: of each step, stacked `[K, ...]`; see `classifier.training.Training`.
     """
     rms = np.sqrt(log["energy"].mean(0))
+    active = specialization.measure(rms[:, None]).num_active
     return {
         "loss": log["loss"].mean(),
         "excess_loss": log["loss"].mean() - classification_floor(num_classes),
@@ -153,5 +183,5 @@ def means(log: dict[str, np.ndarray], num_classes: int) -> dict:
         "saturated": log["saturated"].mean(),
         "gradient_norm": log["gradient_norm"].mean(),
         "norms": rms,
-        "active": int(active_branches(jnp.asarray(rms)[:, None]).sum()),
+        "active": int(active) if np.isfinite(active) else None,
     }

@@ -1,9 +1,15 @@
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from typechecks import without_type_checks
 
 from bspec_jax.classifier import contributions
+from bspec_jax.losses import classification_loss
+from bspec_jax.storage.errors import ArgumentError
 
 # Two branches, three examples of classes 0, 2, 2, three classes.
 V = np.array(
@@ -162,3 +168,64 @@ def test_most_shared_classes():
     energy = np.array([[4.0, 1.0, 0.0, 6.0], [0.0, 1.0, 0.0, 2.0]])
     # Largest shares: 1, 1/2, none at all, 3/4.
     assert_array_equal(contributions.most_shared_classes(energy), [1, 3, 0, 2])
+
+
+ONE_HOT = np.eye(3, dtype=int)[LABELS]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            ONE_HOT,
+            r"each of the 3 examples, got int64\[3, 3\]; of one-hot rows",
+        ),
+        (LABELS.astype(float), "got float64"),
+        (LABELS[:2], r"got int64\[2\]"),
+        (LABELS - 1, r"must be in 0..2, got -1"),
+        (LABELS + 1, r"must be in 0..2, got 3"),
+    ],
+)
+def test_labels_are_a_class_of_each_example(labels, message):
+    active, means = np.array([True, True]), V.mean(-1)
+    for function, args in (
+        (contributions.accuracy, (V[0], labels)),
+        (contributions.confidence, (V, labels)),
+        (contributions.class_means, (means, labels, 3)),
+        (contributions.ablation, (V, labels, active)),
+        (contributions.enrichment, (means, labels, active, 3)),
+    ):
+        with without_type_checks(), pytest.raises(ArgumentError, match=message):
+            function(*args)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_stay(bad):
+    v = V.copy()
+    v[0, 1, 2] = bad
+    assert math.isnan(contributions.accuracy(v[0], LABELS))
+    ablation = contributions.ablation(v, LABELS, np.array([False, True]))
+    assert math.isnan(ablation.full)
+    assert math.isnan(ablation.without_silent)
+    # Only what leaves out branch 0 is known.
+    assert_allclose(ablation.alone, [math.nan, 2 / 3])
+    confidence = np.array([[1.0, bad, 0.2], [0.1, 0.4, 0.3]])
+    enrichment = contributions.enrichment(confidence, LABELS, np.array([True] * 2), 3)
+    assert all(np.isnan(field).all() for field in enrichment)
+    energy = np.array([[1.0, 0, bad, 3], [1, 0, 1, 1]])
+    assert contributions.most_shared_classes(energy).tolist() == [0, 3, 1, 2]
+
+
+@pytest.mark.parametrize("clamp", ["hard", "straight-through", "tanh", "none"])
+def test_probabilities_are_those_of_the_loss(clamp):
+    f = np.array([[3.0, 0.5, -0.2, -4.0], [0.1, 0.2, 0.3, 0.4]])
+    p = contributions.probabilities(f, clamp)
+    assert_allclose(p.sum(1), 1)
+    target = jax.nn.softmax(2 * jax.nn.one_hot(0, 4) - 1)
+    loss = classification_loss(jnp.asarray(f), np.array([0, 0]), clamp=clamp)
+    assert_allclose(-np.log(p) @ np.asarray(target), loss, rtol=1e-5)
+    surest = contributions.surest(4, clamp)
+    extreme = contributions.probabilities(np.array([[1e3, -1e3, -1e3, -1e3]]), clamp)
+    assert_allclose(extreme.max(), surest)
+    # e / (e + 3 / e)
+    assert_allclose(surest, 1 if clamp == "none" else 0.711235, rtol=1e-5)

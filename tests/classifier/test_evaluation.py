@@ -88,3 +88,38 @@ def test_without_a_control_there_are_no_verdicts_that_need_one(jobs, responses):
         "before training",
     ]
     assert_array_equal(list(results["covariances"]), ["trained", "before training"])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_depends_on_responses_that_are_not_finite_is_nan(bad):
+    v = np.random.default_rng(0).normal(size=(3, 25, 4)).astype(np.float32)
+    v[1, 3, 2], finite = bad, v.copy()  # of an example of class 0
+    results = analyse(
+        [Job("main", 3, 0, False)], {"main": Responses(v, finite)}, LABELS, 4
+    )
+    numbers = ("test_accuracy", "loss", "excess_loss", "saturated", "active", "silent")
+    for key in (*numbers, "saturated_coordinates", "specialization_index"):
+        assert np.isnan(results[key]), key
+    assert_array_equal(np.isnan(results["norms"]), [False, True, False])
+    assert_array_equal(np.isnan(results["class_norms"][1]), [True, False, False, True])
+    assert np.isnan(results["enrichment"]["significant_pairs"]["trained"])
+    assert results["observations"][1]["holds"] is None
+
+
+def test_without_any_response_no_branch_is_active():
+    v = np.zeros((3, 25, 4), np.float32)
+    results = analyse([Job("main", 3, 0, False)], {"main": Responses(v, v)}, LABELS, 4)
+    assert (results["active"], results["silent"]) == (0, 3)
+    assert results["test_accuracy"] == 15 / 25  # an argmax of zeros is class 0
+    assert results["ablation"]["without_silent"] == 15 / 25
+    assert results["saturated"] == 0
+    assert results["specialization_index"] == 0
+
+
+def test_a_single_branch_and_a_single_example():
+    v = np.array([[[0.5, 2, 0]]], np.float32)
+    responses = {"main": Responses(v, v)}
+    results = analyse([Job("main", 1, 0, False)], responses, np.array([1]), 3)
+    assert (results["test_accuracy"], results["active"]) == (1, 1)
+    assert np.isnan(results["class_outputs"]).tolist() == [[True, False, True]]
+    assert np.isnan(results["observations"][5]["value"])  # no pair of branches

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from classifiers import NETWORK, PIXELS, normalised
 from numpy.testing import assert_allclose, assert_array_equal
+from typechecks import without_type_checks
 
 from bspec_jax import classifier
 from bspec_jax.classifier import network
 from bspec_jax.classifier.resnet import STRIDES, WIDTHS
 from bspec_jax.storage import checkpoints, files
-from bspec_jax.storage.errors import UserError
+from bspec_jax.storage.errors import ArgumentError, UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (11, 3, 2, 1), np.uint8)
 SPEC = classifier.ClassifierSpec(
@@ -124,3 +125,28 @@ def test_features_are_what_the_last_layer_reads():
     head = params["head"]
     expected = np.einsum("mnd,mdc->mnc", features, head["kernel"])
     assert_allclose(v, expected + head["bias"][:, None], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (IMAGES / 255, r"bytes in 0..255 \(uint8\), got float64"),
+        (IMAGES.astype(np.int64), "got int64"),
+        (IMAGES[0], r"shape \[N, H, W, 1\], N at least 1, got \[3, 2, 1\]"),
+        (IMAGES.repeat(3, -1), r"got \[11, 3, 2, 3\]"),
+        (IMAGES.transpose(0, 3, 1, 2), r"got \[11, 1, 3, 2\]"),
+        (IMAGES[:0], "N at least 1"),
+    ],
+)
+def test_images_of_other_units_or_shapes_are_refused(variables, images, message):
+    for function in (classifier.predict, classifier.calibrate):
+        with without_type_checks(), pytest.raises(ArgumentError, match=message):
+            function(NETWORK, *variables, images, PIXELS)
+
+
+def test_a_classifier_takes_images_of_its_own_shape():
+    trained = classifier.Classifier(NETWORK, {}, {}, SPEC, 0)
+    images = np.zeros((2, 8, 6, 3), np.uint8)
+    for other in (images[:, :6], images[..., :1], images / 255):
+        with without_type_checks(), pytest.raises(ArgumentError, match="`images` must"):
+            trained.responses(other)

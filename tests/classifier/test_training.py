@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from classifiers import NETWORK, PIXELS, Small, normalised
 from numpy.testing import assert_allclose, assert_array_equal
+from typechecks import without_type_checks
 
 from bspec_jax.adapters import from_linen
 from bspec_jax.branching import Branch, sum_of_branches
@@ -14,7 +15,7 @@ from bspec_jax.classifier.training import Recipe, Schedule, epoch_order, fit, tr
 from bspec_jax.data import Split
 from bspec_jax.losses import classification_loss
 from bspec_jax.storage import checkpoints, resumable
-from bspec_jax.storage.errors import UserError
+from bspec_jax.storage.errors import ArgumentError, UserError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (10, 3, 2, 1), np.uint8)
@@ -133,7 +134,7 @@ class StoppedError(Exception):
     pass
 
 
-def fit_small(folder, stop_at=None, recipe=PLAIN, network=NETWORK):
+def fit_small(folder, stop_at=None, recipe=PLAIN, network=NETWORK, examples=None):
     """Two steps an epoch, six in all; optionally stops after the log of one."""
     seen = []
 
@@ -143,7 +144,7 @@ def fit_small(folder, stop_at=None, recipe=PLAIN, network=NETWORK):
         if step == stop_at:
             raise StoppedError
 
-    split = Split(IMAGES, LABELS)
+    split = examples or Split(IMAGES, LABELS)
     schedule = Schedule(log_every=5, checkpoint_every=3)
     state = fit(network, recipe, PIXELS, split, KEY, folder, schedule, on_log)
     return jax.tree.map(np.asarray, state), seen
@@ -195,7 +196,7 @@ def test_a_training_compiles_its_step_once(tmp_path):
 
     network = sum_of_branches(Branch(branch.init, apply), 2)
     fit_small(tmp_path / "a", network=network)
-    assert next(traces) == 1
+    assert next(traces) == 2  # the other one only counts the classes
 
 
 def test_each_step_draws_its_own_augmentation():
@@ -223,3 +224,35 @@ def test_the_steps_of_an_epoch_take_its_order(tmp_path, monkeypatch):
     orders = jax.random.split(KEY, 3)[1]
     expected = [epoch_order(orders, epoch, 10, 4) for epoch in range(3)]
     assert_array_equal(taken, np.concatenate(expected))
+
+
+@pytest.mark.parametrize(
+    ("examples", "recipe", "message"),
+    [
+        (Split(IMAGES / 255, LABELS), {}, "bytes in 0..255"),
+        (Split(IMAGES, LABELS + 1), {}, r"`labels` must be in 0..2, got 3"),
+        (Split(IMAGES, LABELS - 1), {}, r"`labels` must be in 0..2, got -1"),
+        (
+            Split(IMAGES, np.eye(3, dtype=int)[LABELS]),
+            {},
+            "of one-hot rows take",
+        ),
+        (Split(IMAGES, LABELS), {"batch_size": 10**6}, "`batch_size` must be 1 to the"),
+        (Split(IMAGES, LABELS), {"epochs": 10**12}, "`epochs` 1000000000000 are"),
+    ],
+)
+def test_examples_and_recipes_that_cannot_be(tmp_path, examples, recipe, message):
+    with without_type_checks(), pytest.raises(ArgumentError, match=message):
+        fit_small(tmp_path / "a", examples=examples, recipe=PLAIN._replace(**recipe))
+    assert not (tmp_path / "a").exists()
+
+
+def test_parameters_that_the_last_step_makes_infinite_are_not_saved(tmp_path):
+    """The loss and the gradient of that step are finite: they were computed before."""
+    recipe = PLAIN._replace(
+        learning_rate=3e38, weight_decay=1e3, batch_size=10, epochs=1
+    )
+    message = "net: largest_parameter is not finite at step 0"
+    with pytest.raises(UserError, match=message):
+        fit_small(tmp_path / "net", recipe=recipe)
+    assert checkpoints.steps(tmp_path / "net") == [0]

@@ -1,8 +1,11 @@
 """The classifier's command, on images of 8 pixels that tests write themselves."""
 
+import dataclasses
 import json
 import shutil
 import signal
+from contextlib import redirect_stdout
+from io import StringIO
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +28,10 @@ from bspec_jax.classifier.resnet import WIDTHS
 from bspec_jax.data import fashion_mnist
 from bspec_jax.data.augmentation import normalise
 from bspec_jax.losses import classification_loss
-from bspec_jax.storage import checkpoints
+from bspec_jax.storage import checkpoints, files
 from bspec_jax.storage.errors import UserError
 from experiments.classify import __main__ as experiment
+from experiments.classify import measure, train
 from experiments.hessian import __main__ as hessian_experiment
 from experiments.hessian import checkpoint
 from experiments.keep import keep
@@ -195,7 +199,7 @@ def test_figures_are_drawn_and_drawn_again(finished, shared, monkeypatch, capsys
     assert {path.stem for path in figures.iterdir()} == FIGURES
     before = {path: path.read_bytes() for path in figures.iterdir()}
     copy = shared / "copy"  # of the network, without saved responses
-    unused = shutil.ignore_patterns("figures", "predictions", "training")
+    unused = shutil.ignore_patterns("figures", "predictions")
     shutil.copytree(workdir, copy, ignore=unused)
     run_here(experiment, "--workdir", copy, "--figures-only")
     again = {workdir / p.relative_to(copy): p for p in copy.glob("figures/*")}
@@ -252,7 +256,7 @@ def test_a_killed_run_resumes_bit_for_bit(
     folder = workdir / "checkpoints" / "main"
     assert 0 < checkpoints.steps(folder)[-1] < 90
     resuming_a_damaged_copy_is_one_line(shared, images, workdir)
-    run_here(experiment, *flags_for(images, workdir), "--resume")
+    run_here(experiment, "--workdir", workdir, "--resume")
     unstopped, resumed = (classifier.load(folder) for folder in (whole, workdir))
     assert unstopped.step == resumed.step == 90
     for a, b in zip(leaves(unstopped), leaves(resumed), strict=True):
@@ -271,30 +275,106 @@ def resuming_a_damaged_copy_is_one_line(shared, images, stopped):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     _, err = finish(start("classify", *flags_for(images, workdir), "--resume"), 1)
-    assert err.splitlines()[-1].startswith(
-        f"python -m experiments.classify: the checkpoint {last} is damaged"
-    )
+    message = err.splitlines()[-1]
+    assert message.startswith("python -m experiments.classify: ")
+    assert f"{last}/checksums.json is damaged" in message
     assert "Traceback" not in err
     assert last.exists()
+
+
+STOPS = {  # the call at which a run stops, as by Ctrl-C
+    "a line of the log": (files, "append_metrics", 3),
+    "a checkpoint": (checkpoints, "save", 2),
+    "responses of the first network": (train, "save_responses", 1),
+    "test images": (measure, "save_examples", 1),
+    "the pruned network": (checkpoints, "write_spec", 3),
+    "results": (runs.folder, "write_json", 4),
+}
+
+
+@pytest.fixture(scope="module")
+def short(shared, images):
+    """A short run of two networks, and its config."""
+    config = experiment.Config(
+        workdir=shared / "short",
+        dataset="fashion_mnist",
+        data_dir=images,
+        image_size=4,
+        train_examples=32,
+        validation_examples=8,
+        widths=("tiny",),
+        branches=2,
+        batch_size=16,
+        epochs=1,
+        log_every=1,
+        checkpoint_every=1,
+        learning_rate=0.02,
+        crop_padding=1,
+    )
+    with redirect_stdout(StringIO()):
+        experiment.main(config)
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_run_stopped_anywhere_ends_the_same(short, shared, monkeypatch, stop):
+    module, name, number = STOPS[stop]
+    function, calls = getattr(module, name), []
+
+    def stopping(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return function(*args, **kwargs)
+
+    workdir = shared / f"stopped at {stop}"
+    config = dataclasses.replace(short, workdir=workdir)
+    monkeypatch.setattr(module, name, stopping)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.main(config)
+    assert not (workdir / "results.json").exists()
+    experiment.main(dataclasses.replace(config, resume=True))
+    assert without_timing(workdir) == without_timing(short.workdir)
+    for name in ("main", "control", "pruned"):
+        one, other = (
+            classifier.load(run.resolve() / "checkpoints" / name)
+            for run in (short.workdir, workdir)
+        )
+        for a, b in zip(leaves(one), leaves(other), strict=True):
+            assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_a_resume_with_other_data_is_refused(short, shared, images):
+    """And nothing of the run is overwritten."""
+    workdir, other = shared / "other_data", shared / "other"
+    shutil.copytree(short.workdir, workdir)
+    (workdir / "results.json").unlink()
+    (workdir / "predictions" / "main.npz").unlink()
+    shutil.copytree(images, other)
+    labels = fashion_mnist.FILES["train"][1]
+    write_idx(other / f"{labels}.gz", np.arange(300).astype(np.uint8) % 10)
+    config = runs.folder.read_json(workdir / "config.json", "run")
+    (workdir / "config.json").write_text(json.dumps(config | {"data_dir": str(other)}))
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    resumed = dataclasses.replace(short, workdir=workdir, data_dir=other, resume=True)
+    with pytest.raises(UserError, match=r"the data of .* have changed: class"):
+        experiment.main(resumed)
+    assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
 
 
 def leaves(loaded):
     return jax.tree.leaves((loaded.params, loaded.batch_stats))
 
 
-MISSING = ("--dataset", "folder", "--data-dir", "missing")
-
-
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
-        (MISSING, 1, "no folder missing/train"),
-        (("--dataset", "cifarten"), 1, "no data set is called cifarten"),
         (("--widths", 5, 11), 2, "--widths must be one of paper"),
         (("--widths", 5, 11, 0, 3), 2, "--widths must be at least 1, got 5 11 0 3"),
-        (("--branches", 0), 2, "--branches must be at least 1, got 0"),
         (("--sweep-branches", 2, 0), 2, "--sweep-branches must be at least 1"),
-        (("--batch-size", 241), 2, "--batch-size 241 is more than the 240 training"),
+        (("--batch-size", 241), 2, "--batch-size must be 1 to the 240 training"),
         (
             ("--figure-classes", 10),
             2,
@@ -313,12 +393,12 @@ def test_wrong_input_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_widths_by_number(finished, images, monkeypatch, capsys):
+def test_widths_by_number(finished, monkeypatch, capsys):
     # The same as the preset; a run of other flags is not resumed.
     workdir, _, _ = finished
     widths = tuple(map(str, WIDTHS["tiny"]))
     assert experiment.Config(widths=widths).widths_list == WIDTHS["tiny"]
-    changed = [*flags_for(images, workdir), "--resume", "--branches", 4]
+    changed = ("--workdir", workdir, "--resume", "--branches", 4)
     message = "has --branches 3, not 4"
     check_refused(experiment, changed, 1, message, monkeypatch, capsys)
 

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from typechecks import without_type_checks
 
 from bspec_jax import generator
 from bspec_jax.generator import GeneratorSpec, network
 from bspec_jax.generator.diffusion import Velocity, blur, diffuse
 from bspec_jax.generator.stargan import PRESETS, Generator
 from bspec_jax.storage import checkpoints
-from bspec_jax.storage.errors import UserError
+from bspec_jax.storage.errors import ArgumentError, UserError
 
 M, CLASSES = 2, ("a", "b", "c")
 
@@ -122,3 +123,38 @@ def test_bytes_and_back():
     assert (float(x.min()), float(x.max())) == (-1, 1)
     assert (generator.to_bytes(x) == levels).all()
     assert generator.to_bytes(jnp.array([-3.0, 0.0, 9.0])).tolist() == [0, 128, 255]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (np.uint8(127 * (x + 1)), y), "`x` must be floats in -1..1"),
+        (lambda x, y: (127.5 * (x + 1), y), "`x` must be in -1..1, got 2"),
+        (lambda x, y: (x[0], y[:1]), r"shape \[N, H, W, C\], N at least 1"),
+        (lambda x, y: (x[:0], y[:0]), "N at least 1"),
+        (lambda x, y: (x, y + 1), r"`labels` must be in 0..2, got 3"),
+        (lambda x, y: (x, -y), r"`labels` must be in 0..2, got -"),
+        (lambda x, y: (x, y[:2]), "one for each of the 3 examples"),
+        (lambda x, y: (x, np.eye(3, dtype=int)[y]), "of one-hot rows take argmax"),
+    ],
+)
+def test_images_and_labels_of_other_units_are_refused(built, examples, change, message):
+    _, model, params = built
+    x, labels = change(*map(np.asarray, examples))
+    for function in (generator.decompose, generator.transfer):
+        with without_type_checks(), pytest.raises(ArgumentError, match=message):
+            function(model, params, x, labels)
+
+
+def test_conversions_refuse_what_they_do_not_convert():
+    images = np.zeros((2, 4, 4, 1), np.uint8)
+    for function, argument in (
+        (generator.to_signed, images / 255),
+        (generator.to_signed, jnp.asarray(images, jnp.int32)),
+        (generator.to_bytes, images),
+        (lambda x: blur(x, 2.0), images),
+        (lambda x: blur(x, 0.0), generator.to_signed(images)),
+    ):
+        with without_type_checks(), pytest.raises(ArgumentError):
+            function(argument)

@@ -1,0 +1,73 @@
+"""The memory that a run takes, estimated before it starts."""
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+from bspec_jax import data, runs
+from experiments.classify.config import Config
+
+FLOAT = 4  # bytes
+# Copies of the outputs of a branch's stages that a training step holds: what XLA counts
+# on a CPU, for 2 to 8 branches of several widths and images of 28 to 32 pixels.
+COPIES_OF_OUTPUTS = 15
+COPIES_OF_PARAMETERS = 4  # themselves, their gradient, two moments of AdamW
+COPIES_OF_RESPONSES = 3  # while they are measured
+
+
+class Size(NamedTuple):
+    """What a run reads: its image shape, and numbers of examples and of classes."""
+
+    image_shape: tuple[int, int, int]
+    train: int
+    test: int
+    classes: int
+
+
+def check_before_reading(config: Config) -> None:
+    """Raises FlagError if a run cannot fit whatever its data are."""
+    train, test = config.train_examples or 1, config.test_examples or 1
+    if config.image_size is not None:
+        source = data.find(
+            config.dataset, config.data_dir, config.image_size, config.test_share
+        )
+        train = config.train_examples or source.train.count
+        test = config.test_examples or source.test.count
+    side = config.image_size or 1
+    check(config, Size((side, side, 1), train, test, 2))
+
+
+def check(config: Config, size: Size) -> None:
+    """Raises FlagError if a run takes more memory than the machine has."""
+    height, width, _ = size.image_shape
+    branches = max(config.branches_list)
+    runs.check_memory(
+        estimate(config, size),
+        f"a run of {branches} branches on {size.train + size.test} images of {height} "
+        f"x {width} pixels, {config.batch_size} a step,",
+        "use fewer --branches, or a smaller --batch-size or --image-size",
+    )
+
+
+def estimate(config: Config, size: Size) -> int:
+    """Bytes of the parameters, a step, the images and the responses of all networks."""
+    height, width, channels = size.image_shape
+    widths, branches = config.widths_list, max(config.branches_list)
+    # A stage has four 3 x 3 convolutions, one of which changes the width.
+    parameters = sum(9 * w * (before + 3 * w) for before, w in pairwise((1, *widths)))
+    outputs = sum(
+        w * math.ceil(height / 2**i) * math.ceil(width / 2**i)
+        for i, w in enumerate(widths)
+    )
+    padded = (height + 2 * config.crop_padding) * (width + 2 * config.crop_padding)
+    networks = (len(config.branches_list) + (not config.skip_control)) * config.repeats
+    responses = branches * size.test * size.classes
+    images = (2 * size.train + size.test) * height * width * channels  # on two devices
+    return (
+        FLOAT * COPIES_OF_PARAMETERS * branches * parameters
+        + FLOAT * COPIES_OF_OUTPUTS * branches * config.batch_size * outputs
+        + config.batch_size * padded * channels
+        + FLOAT * (2 * networks + COPIES_OF_RESPONSES) * responses
+        + FLOAT * COPIES_OF_RESPONSES * branches**2  # covariances
+        + images
+    )
