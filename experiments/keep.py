@@ -10,8 +10,6 @@ digits, the parameters of networks to 12 significant bits, and figures are reduc
 """
 
 import shutil
-import signal
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +22,13 @@ import tyro
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from bspec_jax.runs import load_results, parse_flags
+from bspec_jax.data.names import expanded
+from bspec_jax.runs import (
+    load_results,
+    naming,
+    one_line_when_stopped,
+    parse_flags,
+)
 from bspec_jax.runs.folder import DATA
 from bspec_jax.storage import checkpoints, files
 from bspec_jax.storage.errors import UserError, in_one_line
@@ -52,12 +56,13 @@ def keep(
       networks: Networks in checkpoints/ to add: parameters at the last step.
       examples: Number of test images and labels to add, of a classify run.
     """
+    run, into = expanded(run), expanded(into)
     results = load_results(run)
     if into.exists():
         raise UserError(f"{into} exists already; choose another folder")
     _check_networks(run, networks)
     into.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=into.parent) as temporary:
+    with naming(into), TemporaryDirectory(dir=into.parent) as temporary:
         copy = Path(temporary) / into.name
         (copy / "figures").mkdir(parents=True)
         for name in ("config.json", "environment.json", DATA):
@@ -202,14 +207,13 @@ def _copy_network(folder: Path, to: Path) -> None:
 
 
 def main() -> None:
-    """Runs the command; Ctrl-C leaves nothing behind."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with in_one_line(NAME):
-            parse_flags(keep, NAME, __doc__)
-    except KeyboardInterrupt:
-        print(f"\n{NAME}: stopped; nothing is kept", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+    """Runs the command; when stopped, it leaves nothing behind."""
+
+    def when_stopped():
+        return "stopped; nothing is kept"
+
+    with in_one_line(NAME), one_line_when_stopped(NAME, when_stopped):
+        parse_flags(keep, NAME, __doc__)
 
 
 if __name__ == "__main__":

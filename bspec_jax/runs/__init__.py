@@ -1,6 +1,12 @@
 """A run of an experiment: its flags, its command line and its folder."""
 
-from bspec_jax.runs.command_line import command_line, parse_flags, progress_bar
+from bspec_jax.runs.command_line import (
+    command_line,
+    naming,
+    one_line_when_stopped,
+    parse_flags,
+    progress_bar,
+)
 from bspec_jax.runs.config import (
     FlagError,
     RunConfig,
@@ -13,8 +19,8 @@ from bspec_jax.runs.folder import (
     UNFINISHED,
     check_data,
     check_experiment,
+    check_trained_on,
     conclude,
-    environment,
     load_results,
     new_folder,
     redraw,
@@ -22,6 +28,7 @@ from bspec_jax.runs.folder import (
     save_results,
     start,
 )
+from bspec_jax.runs.provenance import environment
 
 __all__ = [
     "SCHEMA",
@@ -33,11 +40,14 @@ __all__ = [
     "check_experiment",
     "check_flag",
     "check_memory",
+    "check_trained_on",
     "command_line",
     "conclude",
     "environment",
     "load_results",
+    "naming",
     "new_folder",
+    "one_line_when_stopped",
     "parse_flags",
     "progress_bar",
     "redraw",

@@ -41,18 +41,16 @@ def command_line(
     """
     program = f"python -m experiments.{name}"
     arguments = {field.name for field in dataclasses.fields(config_class)}
-    interrupted = _Interrupted(program)
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, interrupted.by_signal)
-    try:
-        with in_one_line(program, arguments), _no_lost_interrupt(interrupted):
-            config = parse_run(config_class, name, program, description)
-            interrupted.config = config
-            _check_backend()
-            with _naming(config.workdir):
-                main(config)
-    except KeyboardInterrupt:
-        interrupted.exit()
+    config = None
+
+    def when_stopped():
+        return _way_on(program, config)
+
+    with in_one_line(program, arguments), one_line_when_stopped(program, when_stopped):
+        config = parse_run(config_class, name, program, description)
+        _check_backend()
+        with naming(config.workdir):
+            main(config)
 
 
 def parse_run(
@@ -66,24 +64,25 @@ def parse_run(
     """
     words = sys.argv[1:]
 
-    def parse(default):
-        options = (tyro.conf.FlagCreatePairsOff,)
+    def parse(default, *options):
         config = parse_flags(
             config_class, program, description, default=default, config=options
         )
         return with_paths_expanded(config)
 
-    config = parse(config_class())
+    config = parse(config_class(), tyro.conf.FlagCreatePairsOff)
     if config.workdir and (config.resume or config.figures_only):
         saved = folder.check_experiment(config.workdir, name)
+        # Without it: of a flag that is on by default, a pair is all that turns it on.
         config = parse(config_class.from_settings(saved))
     config.check()
     _check_given(config, words)
+    workdir = config.workdir or folder.new_folder(name)
     if config.resume:
         folder.check_resumable(config, name)
-    return dataclasses.replace(
-        config, workdir=config.workdir or folder.new_folder(name)
-    )
+    elif config.starts_run:
+        folder.check_new(config, workdir)
+    return dataclasses.replace(config, workdir=workdir)
 
 
 def parse_flags(
@@ -96,16 +95,26 @@ def parse_flags(
       options: of `tyro.cli`.
 
     Raises:
-      FlagError: if the flags are not valid.
+      FlagError: if the flags are not valid, or one is given twice.
     """
+    words = options.get("args")
+    given = _given(sys.argv[1:] if words is None else words)
+    if twice := [name for name in given if given.count(name) > 1]:
+        raise FlagError(f"{flag(twice[0])} is given twice")
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
             return tyro.cli(make, prog=program, description=description, **options)
     except SystemExit as stop:
-        if stop.code in (0, None):
+        if stop.code != 2:
             raise
     raise FlagError(_first_paragraph(printed.getvalue()))
+
+
+def _given(words: Sequence[str]) -> list[str]:
+    """Names of the flags on a command line, in its order."""
+    flags = [word.partition("=")[0] for word in words]
+    return [word[2:].replace("-", "_") for word in flags if word[:2] == "--" != word]
 
 
 def _first_paragraph(box: str) -> str:
@@ -117,35 +126,39 @@ def _first_paragraph(box: str) -> str:
     start = is_rule.index(False)
     stop = is_rule.index(True, start)
     message = " ".join(text[start:stop]).rstrip(".")
+    # Of a flag with several types or values, tyro describes the types.
+    described = r"Error parsing (\S+): (.*)(?:instantiated from|arguments:) \[(.*)\]"
+    if wrong := re.fullmatch(described, message):
+        message = f"{wrong[1]} cannot be {wrong[3]}"
+        if "..." in wrong[2] or "Could not find" in wrong[2]:
+            message += " (write several values with spaces between them)"
     if hint := re.search(r"Perhaps you meant:\s+(--[\w-]+)", "\n".join(text)):
         message += f" (perhaps {hint[1]})"
     return f"{message}; see --help"
 
 
 def _check_given(config: RunConfig, words: Sequence[str]) -> None:
-    """Raises FlagError for a flag given twice, or one that does not apply."""
-    fields = [field.name for field in dataclasses.fields(config)]
-    flags = [word.partition("=")[0].replace("-", "_") for word in words]
-    given = [word[2:] for word in flags if word[:2] == "__" and word[2:] in fields]
+    """Raises FlagError for a flag without its values, or one that does not apply."""
     unused = config.unused()
-    for name in given:
-        if given.count(name) > 1:
-            raise FlagError(f"{flag(name)} is given twice")
+    for name in _given(words):
         if name in unused:
             raise FlagError(f"{flag(name)} does not apply {unused[name]}: leave it out")
+        if getattr(config, name, None) == ():
+            raise FlagError(f"{flag(name)} needs at least one value")
 
 
 def _check_backend() -> None:
     """Raises UserError if JAX finds no device, as with a wrong JAX_PLATFORMS."""
     try:
         jax.devices()
-    except RuntimeError as error:
-        reason = str(error).strip().split("\n")[0]
+    except (RuntimeError, AssertionError) as error:  # the latter without CUDA's plugin
+        wanted = jax.config.jax_platforms
+        reason = str(error).strip().split("\n")[0] or f"JAX_PLATFORMS={wanted}"
         raise UserError(f"JAX finds no device ({reason})") from None
 
 
 @contextlib.contextmanager
-def _naming(workdir: Path) -> Iterator[None]:
+def naming(workdir: Path) -> Iterator[None]:
     """Errors of a full disk name the folder of the run where Python names no file.
 
     Running out of memory, on the machine or on the device, is a UserError.
@@ -170,54 +183,54 @@ def _out_of_memory() -> UserError:
     )
 
 
-class _Interrupted:
-    """The end of a process by Ctrl-C or SIGTERM."""
-
-    def __init__(self, program: str):
-        self.program = program
-        self.config = None
-        self.status = 128 + signal.SIGINT
-
-    def by_signal(self, number, _frame):
-        self.status = 128 + number
-        raise KeyboardInterrupt
-
-    def exit(self):
-        sys.stdout.flush()
-        print(f"\n{self.program}: {self._message()}", file=sys.stderr, flush=True)
-        # Not sys.exit: tearing down while XLA's threads still compute may crash.
-        os._exit(self.status)
-
-    def _message(self) -> str:
-        workdir = self.config and self.config.workdir
-        if workdir is None or not (workdir / "config.json").exists():
-            return "stopped before the run began"
-        if not folder.resumable(self.config, workdir):
-            return f"stopped; the run in {workdir} cannot be resumed"
+def _way_on(program: str, config: RunConfig | None) -> str:
+    """What Ctrl-C says of the run: where it is, and the command that continues it."""
+    workdir = config and config.workdir
+    if workdir is None or not (workdir / "config.json").exists():
+        return "stopped before the run began"
+    if (how := folder.way_to_go_on(config, workdir)) is None:
         finished = (workdir / "results.json").exists()
-        how = "--figures-only" if finished else "--resume"
-        return (
-            f"stopped; the run is in {workdir}; to go on:\n"
-            f"{self.program} --workdir {shlex.quote(str(workdir))} {how}"
-        )
+        state = "is finished" if finished else "cannot be resumed"
+        return f"stopped; the run in {workdir} {state}"
+    return (
+        f"stopped; the run is in {workdir}; to go on:\n"
+        f"{program} --workdir {shlex.quote(str(workdir))} {how}"
+    )
 
 
 @contextlib.contextmanager
-def _no_lost_interrupt(interrupted: _Interrupted) -> Iterator[None]:
-    """Ctrl-C also stops the program inside a garbage-collector callback.
+def one_line_when_stopped(program: str, message: Callable[[], str]) -> Iterator[None]:
+    """Ends the process with a line on Ctrl-C (status 130) or SIGTERM (status 143).
 
-    JAX registers one, and Python would only report an exception raised there.
+    Also inside a garbage-collector callback: JAX registers one, and Python would only
+    report an exception raised there.
     """
-    report = sys.unraisablehook
+    status = 128 + signal.SIGINT
 
-    def stop_or_report(caught):
+    def stop(number, _frame):
+        nonlocal status
+        status = 128 + number
+        raise KeyboardInterrupt
+
+    def end():
+        sys.stdout.flush()
+        print(f"\n{program}: {message()}", file=sys.stderr, flush=True)
+        # Not sys.exit: tearing down while XLA's threads still compute may crash.
+        os._exit(status)
+
+    def end_or_report(caught):
         if issubclass(caught.exc_type, KeyboardInterrupt):
-            interrupted.exit()
+            end()
         report(caught)
 
-    sys.unraisablehook = stop_or_report
+    report = sys.unraisablehook
+    sys.unraisablehook = end_or_report
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         yield
+    except KeyboardInterrupt:
+        end()
     finally:
         sys.unraisablehook = report
 

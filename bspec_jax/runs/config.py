@@ -64,11 +64,25 @@ class RunConfig:
           UserError: if a value is not of its flag's type.
         """
         types = get_type_hints(cls)
-        names = [name for name in cls._names_of_settings() if name in saved]
-        try:
-            return cls(**{name: _from_json(saved[name], types[name]) for name in names})
-        except ValueError as error:
-            raise UserError(f"the saved config.json is damaged: {error}") from None
+        values = {}
+        for name in cls._names_of_settings():
+            if name in saved:
+                try:
+                    values[name] = _from_json(saved[name], types[name])
+                except ValueError:
+                    raise UserError(
+                        f"the saved config.json is damaged: {flag(name)} is "
+                        f"{saved[name]!r}"
+                    ) from None
+        return cls(**values)
+
+    @property
+    def starts_run(self) -> bool:
+        """Whether a new run begins, so that --workdir must be new or empty.
+
+        A config with other modes that read a run overrides it.
+        """
+        return not (self.resume or self.figures_only)
 
     def unused(self) -> dict[str, str]:
         """Flags that do not apply in the mode chosen, and that mode, as in a message.
@@ -122,7 +136,7 @@ def _from_json(value, hint):
         return value
     if (hint, type(value)) in ((Path, str), (float, int), (hint, hint)):
         return hint(value)
-    raise ValueError(f"{value!r} is not {hint}")
+    raise ValueError
 
 
 def check_flag(

@@ -12,37 +12,26 @@
 `config.json` and `results.json` carry the `schema` of the run's files.
 """
 
-import os
-import platform
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from bspec_jax import data
+from bspec_jax.data.names import shown
 from bspec_jax.runs.config import RunConfig
-from bspec_jax.storage.errors import UserError, flag
+from bspec_jax.runs.provenance import ENVIRONMENT, check_jax_settings, environment
+from bspec_jax.storage import checkpoints
+from bspec_jax.storage.errors import UserError, flag, notify
 from bspec_jax.storage.files import read_json, to_json, write_json
 
 SCHEMA = 2  # of a run's files
 READ_BY = {1: "0.1"}  # the version that reads an older schema
 UNFINISHED = "unfinished"
 DATA = "data.json"
-JAX_SETTINGS = (
-    "jax_enable_x64",
-    "jax_default_matmul_precision",
-    "jax_default_prng_impl",
-    "jax_threefry_partitionable",
-    "jax_random_seed_offset",
-)
-PACKAGES = ("bspec_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+AGAIN = "move it away and resume the run, or start another"
 
 
 def start(
@@ -63,17 +52,15 @@ def start(
         check_resumable(config, name)
         if identity is not None:
             check_data(workdir, identity)
+        if not (workdir / ENVIRONMENT).exists():
+            notify(f"{workdir} has no {ENVIRONMENT}: settings of JAX are not compared")
+            write_json(workdir / ENVIRONMENT, environment())
         return workdir
+    check_new(config, workdir)
     try:
-        if workdir.exists() and any(workdir.iterdir()):
-            holds = "a run" if (workdir / "config.json").exists() else "files"
-            raise UserError(
-                f"{workdir} already holds {holds}; choose another --workdir"
-                + (", or add --resume to go on" if resumable(config, workdir) else "")
-            )
         workdir.mkdir(parents=True, exist_ok=True)
         about = {"experiment": name, "schema": SCHEMA}
-        write_json(workdir / "environment.json", environment())
+        write_json(workdir / ENVIRONMENT, environment())
         if identity is not None:
             write_json(workdir / DATA, identity)
         write_json(workdir / "config.json", about | config.settings())
@@ -82,9 +69,27 @@ def start(
     return workdir
 
 
-def resumable(config: RunConfig, workdir: Path) -> bool:
-    """Whether `workdir` holds a run, and one that --resume may continue."""
-    return (workdir / "config.json").exists() and "resume" not in config.unused()
+def check_new(config: RunConfig, workdir: Path) -> None:
+    """Raises UserError unless a run can begin in `workdir`: a new or empty folder."""
+    try:
+        if not workdir.exists() or not any(workdir.iterdir()):
+            return
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir}: {error.strerror}") from None
+    holds = "a run" if (workdir / "config.json").exists() else "files"
+    way_on = way_to_go_on(config, workdir)
+    also = f", or add {way_on}" if way_on == flag("resume") else ""
+    raise UserError(f"{workdir} already holds {holds}; choose another --workdir{also}")
+
+
+def way_to_go_on(config: RunConfig, workdir: Path) -> str | None:
+    """The flag that goes on with the run in `workdir`; None if there is no such way.
+
+    It is --figures-only once the results are there, else --resume.
+    """
+    name = "figures_only" if (workdir / "results.json").exists() else "resume"
+    holds_run = (workdir / "config.json").exists()
+    return flag(name) if holds_run and name not in config.unused() else None
 
 
 def check_data(workdir: Path, identity: Mapping[str, Any]) -> None:
@@ -94,6 +99,18 @@ def check_data(workdir: Path, identity: Mapping[str, Any]) -> None:
     """
     if (workdir / DATA).exists():
         data.check_same(read_json(workdir / DATA, "record of data"), identity, workdir)
+
+
+def check_trained_on(
+    checkpoint: Path, network: str, identity: Mapping[str, Any]
+) -> None:
+    """Raises UserError unless these are the data that a network was trained on.
+
+    Args:
+      checkpoint, network: as for `checkpoints.find`.
+    """
+    folder, _ = checkpoints.find(checkpoint, network)
+    check_data(folder.parent.parent, identity)
 
 
 def new_folder(name: str) -> Path:
@@ -108,8 +125,10 @@ def check_experiment(workdir: Path, name: str) -> dict:
       UserError: if there is no run, or it is of another experiment or schema.
     """
     saved = read_json(workdir / "config.json", "run")
-    if saved.get("experiment") != name:
-        raise UserError(f"{workdir} is a run of {saved.get('experiment')}, not {name}")
+    if "experiment" not in saved:
+        raise UserError(f"{workdir / 'config.json'} is damaged: it names no experiment")
+    if saved["experiment"] != name:
+        raise UserError(f"{workdir} is a run of {saved['experiment']}, not {name}")
     check_schema(workdir, saved)
     return saved
 
@@ -124,7 +143,7 @@ def check_schema(workdir: Path, saved: Mapping[str, Any]) -> None:
     schema = saved.get("schema", 1)
     if schema == SCHEMA:
         return
-    reader = READ_BY.get(schema)
+    reader = READ_BY.get(schema) if isinstance(schema, int) else None
     how = f"bspec_jax {reader} reads it" if reader else "a newer bspec_jax wrote it"
     raise UserError(
         f"{workdir} has schema {schema}, and this version reads {SCHEMA}: {how}; or "
@@ -149,65 +168,7 @@ def check_resumable(config: RunConfig, name: str) -> None:
             f"the run in {workdir} is finished; nothing to resume (--figures-only "
             "draws its figures again)"
         )
-    settings = read_json(workdir / "environment.json", "run").get("jax_settings", {})
-    for key, now in _jax_settings().items():
-        if settings.get(key, now) != now:
-            raise UserError(
-                f"the run in {workdir} was started with {key} = {settings[key]}, which "
-                f"is {now} here and changes numbers: set {key.upper()}={settings[key]}"
-            )
-
-
-def environment() -> dict:
-    """Versions, device, commit and command: where a number comes from."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    device = jax.devices()[0]
-    return {
-        "python": platform.python_version(),
-        "versions": versions,
-        "platform": platform.platform(),
-        "device": device.device_kind,
-        "devices": jax.device_count(),
-        "cpus": os.cpu_count(),
-        "jax_settings": _jax_settings(),
-        "commit": _commit(),
-        "command": _command(),
-    }
-
-
-def _command() -> list[str]:
-    """The command as typed, without the path of this checkout."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if spec is None:
-        return ["python", Path(sys.argv[0]).name, *sys.argv[1:]]
-    return ["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]]
-
-
-def _jax_settings() -> dict[str, Any]:
-    """The settings of JAX that change numbers."""
-    return {name: to_json(getattr(jax.config, name, None)) for name in JAX_SETTINGS}
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with "+changes" if its files differ.
-
-    None for an installed copy, even inside the repository of another project.
-    """
-    here = Path(__file__).resolve()
-
-    def ask(*words):
-        call = [git, "-C", str(here.parent), *words]
-        answer = subprocess.run(call, capture_output=True, text=True, check=False)
-        return answer.stdout.strip()
-
-    if not (git := shutil.which("git")) or not ask("ls-files", here.name):
-        return None
-    return ask("describe", "--always", "--abbrev=40", "--dirty=+changes") or None
+    check_jax_settings(workdir)
 
 
 def save_results(
@@ -247,7 +208,8 @@ def conclude(
     shutil.rmtree(workdir / UNFINISHED, ignore_errors=True)
     save_figures(workdir, draw(saved))
     print(summary(saved))
-    print(f"results and figures in {workdir} ({time.perf_counter() - started:.1f} s)")
+    seconds = time.perf_counter() - started
+    print(f"results and figures in {shown(workdir)} ({seconds:.1f} s)")
 
 
 def redraw(workdir: Path, name: str, draw: Callable[[dict], Mapping[str, Any]]) -> None:
@@ -263,12 +225,10 @@ def redraw(workdir: Path, name: str, draw: Callable[[dict], Mapping[str, Any]]) 
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            f"{workdir / 'results.json'} is damaged or incomplete: move it away and "
-            "add --resume, or start another run"
-        ) from None
+        path = workdir / "results.json"
+        raise UserError(f"{path} is damaged or incomplete: {AGAIN}") from None
     save_figures(workdir, figures)
-    print(f"figures drawn again in {workdir / 'figures'}")
+    print(f"figures drawn again in {shown(workdir / 'figures')}")
 
 
 def load_results(workdir: Path) -> dict:
@@ -278,11 +238,9 @@ def load_results(workdir: Path) -> dict:
       UserError: if there are none, or they are of another schema.
     """
     path = workdir / "results.json"
-    try:
-        results = read_json(path, "finished run")
-    except UserError as error:
-        advice = "; move it away, and --resume computes it again"
-        raise UserError(f"{error}{advice if path.exists() else ''}") from None
+    results = read_json(path, "finished run", f"; {AGAIN}")
+    if "schema" not in results:
+        raise UserError(f"{path} is damaged: it has no schema; {AGAIN}")
     check_schema(workdir, results)
     return results
 

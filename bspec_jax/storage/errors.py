@@ -4,6 +4,7 @@ The library names arguments in backticks, as in "`image_size` must be at least 1
 command prints them as its flags.
 """
 
+import io
 import os
 import re
 import sys
@@ -64,6 +65,9 @@ def in_one_line(program: str, arguments: Collection[str] = ()) -> Iterator[None]
             return
         print(line(str(message)), file=sys.stderr)
 
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # Escapes what the encoding lacks, as stderr does: a path is no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
     show_others = warnings.showwarning
     try:
         with warnings.catch_warnings():

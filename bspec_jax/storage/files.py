@@ -87,11 +87,12 @@ def write_json(path: Path, data: Any, *, compact: bool = False) -> None:
     partial.replace(path)
 
 
-def read_json(path: Path, what: str) -> dict:
+def read_json(path: Path, what: str, advice: str = "") -> dict:
     """Reads a JSON object.
 
     Args:
       what: what the file holds, for the message if it is missing.
+      advice: ends the message if it is damaged.
 
     Raises:
       UserError: if the file is missing or damaged.
@@ -102,10 +103,10 @@ def read_json(path: Path, what: str) -> dict:
         raise UserError(f"no {what} at {path}: {error.strerror}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
-        raise UserError(f"{path} is damaged: it is not JSON") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path} is damaged: it is not JSON{advice}") from None
     if not isinstance(data, dict):
-        raise UserError(f"{path} is damaged: it is not a JSON object")
+        raise UserError(f"{path} is damaged: it is not a JSON object{advice}")
     return data
 
 
@@ -148,7 +149,7 @@ def load_arrays(
     Raises:
       UserError: if the file is missing, damaged or holds other arrays.
     """
-    again = "move the run's results.json away, if any; then --resume computes it again"
+    again = "if any, and resume the run; or start another"
     try:
         with np.load(path) as saved:
             arrays = {name: saved[name] for name in like or saved.files}
@@ -156,9 +157,10 @@ def load_arrays(
             if expected is not None and arrays[name].shape != expected.shape:
                 raise ValueError
     except FileNotFoundError:
-        raise UserError(f"no {path}: {again}") from None
+        raise UserError(f"no {path}: move results.json away, {again}") from None
     except DAMAGE:
-        raise UserError(f"{path} is damaged: move it away, and {again}") from None
+        advice = f"move it away, and results.json, {again}"
+        raise UserError(f"{path} is damaged: {advice}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     return arrays
@@ -203,6 +205,6 @@ def read_metrics(workdir: Path) -> list[dict]:
 def _record(line: bytes) -> dict | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

@@ -35,7 +35,8 @@ class Config(RunConfig):
     ] = ALL
     """Applications to score."""
     test_examples: int = 300
-    """Number of held-out images to score on, balanced over the classes."""
+    """Number of held-out images to score on, balanced over the classes; fewer if there
+    are fewer."""
     choose_examples: int = 32
     """Number of training images per class to fit gains and settings on."""
     segmentation: Path | None = None
@@ -63,8 +64,6 @@ class Config(RunConfig):
 
     def check(self) -> None:
         super().check()
-        if self.resume:
-            raise FlagError("applications takes some minutes and cannot be resumed")
         if self.checkpoint is None and not self.figures_only:
             raise FlagError("--checkpoint needs the folder of a class-transfer run")
         check_flag(self, "applications", ALL.__contains__, f"some of {ALL}")
@@ -91,4 +90,5 @@ class Config(RunConfig):
         }
         if not self.attenuate:
             names["attenuation"] = "without --attenuate"
+        names["resume"] = "to applications, which takes some minutes"
         return super().unused() | names

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from bspec_jax import generator
+from bspec_jax import generator, runs
 from bspec_jax.analysis.statistics import mean_interval
 from bspec_jax.data import sources
 from bspec_jax.data.faces import Face
@@ -67,7 +67,7 @@ def rendered_source(checkpoint: Path, spec: GeneratorSpec) -> Source:
     """The data set and classes of a generator, if they have a ground truth.
 
     Raises:
-      UserError: if they have none.
+      UserError: if they have none, or faces are no longer rendered as they were.
     """
     try:
         source = sources.find(spec.dataset or "", None, spec.image_shape[0])
@@ -79,7 +79,9 @@ def rendered_source(checkpoint: Path, spec: GeneratorSpec) -> Source:
             "no ground truth to score applications by: train a generator on the "
             "synthetic faces"
         )
-    return of_classes(source, spec.classes)
+    source = of_classes(source, spec.classes)
+    runs.check_trained_on(checkpoint, generator.MAIN, source.identity)
+    return source
 
 
 def draw_examples(trained: Trained, part: Part, count: int, seed: int) -> Examples:

@@ -3,11 +3,11 @@
     python -m experiments.benchmarks.chan_vese
 
 Segments many synthetic faces (their value, of hue, saturation and value) with
-scikit-image's default weights and 500 iterations; the initial surface is positive where the
-image is bright. Four forms: `segmentation.inside`, with one thread per core; one call
-of `chan_vese`, image by image, and with all images in one loop; and scikit-image, image
-by image. Each form runs in a process of its own, one after another. Takes 3 minutes on
-2 cores.
+scikit-image's default weights and 500 iterations; the initial surface is positive where
+the image is bright. Four forms: `segmentation.inside`, with one thread per core; one
+call of `chan_vese`, image by image, and with all images in one loop; and scikit-image,
+image by image. Each form runs in a process of its own, one after another. Takes 3
+minutes on 2 cores.
 """
 
 import dataclasses
@@ -60,6 +60,7 @@ class Config(BenchmarkConfig):
 
     def check(self) -> None:
         super().check()
+        runs.check_flag(self, "image_size", lambda v: v > 1, "at least 2")
         runs.check_memory(
             PIXEL_BYTES * self.images * self.image_size**2,
             f"{self.images:,} images of {self.image_size:,} px",
@@ -80,7 +81,7 @@ def time_form(config: Config) -> dict:
 
     def segment():
         if config.form == "inside":
-            return segmentation.inside(images, surfaces, BORDER)
+            return segmentation.inside(images, surfaces, BORDER).masks
         if config.form == "scikit_image":
             chan_vese_of_image = needs("skimage.segmentation", extra="bench").chan_vese
             pairs = zip(images, surfaces, strict=True)

@@ -20,7 +20,7 @@ from bspec_jax.analysis.hessian_measures import block_measures, branch_spectra, 
 from bspec_jax.analysis.objective import Objective
 from bspec_jax.classifier import curvature
 from bspec_jax.data.identity import hash_array
-from bspec_jax.storage import checkpoints, files
+from bspec_jax.storage import files
 from bspec_jax.storage.errors import UserError
 from bspec_jax.trees import Tree, select_leaves
 
@@ -78,8 +78,7 @@ def prepare(
         raise UserError(f"{path} does not name the data that it was trained on")
     _check_memory(trained, size, num_examples or EXAMPLES)
     dataset = data.load(**trained.spec.data)
-    folder, _ = checkpoints.find(path, classifier.MAIN)
-    runs.check_data(folder.parent.parent, dataset.identity)
+    runs.check_trained_on(path, classifier.MAIN, dataset.identity)
     available = len(dataset.train.labels)
     if num_examples is not None and num_examples > available:
         raise runs.FlagError(

@@ -120,9 +120,15 @@ def check(run: FinishedRun) -> None:
 
 def main(flags: Sequence[str] | None = None) -> None:
     """Parses the flags and writes the report."""
-    with in_one_line(NAME):
+
+    def when_stopped():
+        return "stopped; the report is incomplete"
+
+    with in_one_line(NAME), runs.one_line_when_stopped(NAME, when_stopped):
         flags = runs.parse_flags(Flags, NAME, __doc__, args=flags)
-        report(flags.folders, flags.workdir)
+        workdir = flags.workdir or runs.new_folder("report")
+        with runs.naming(workdir):
+            report(flags.folders, workdir)
 
 
 if __name__ == "__main__":

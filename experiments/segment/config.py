@@ -25,7 +25,8 @@ class Config(DataConfig):
     """Image files, or folders of images, to segment. Default: held-out images of the
     generator's data set."""
     dataset: str | None = None
-    """Another data set with the same classes. Default: the generator's."""
+    """Another data set with the same classes. Default: the generator's, which must be
+    as it was."""
     test_examples: int = 900
     """Number of held-out images to segment, balanced over the classes; fewer if there
     are fewer."""
@@ -55,8 +56,6 @@ class Config(DataConfig):
 
     def check(self) -> None:
         super().check()
-        if self.resume:
-            raise FlagError("segment takes a few minutes and cannot be resumed")
         if self.checkpoint is None and not self.figures_only:
             raise FlagError("--checkpoint needs the folder of a class-transfer run")
         if bool(self.surface_components) != bool(self.image_components):
@@ -71,7 +70,7 @@ class Config(DataConfig):
             check_single(self, name)
 
     def unused(self) -> dict[str, str]:
-        names = {}
+        names = {"resume": "to segment, which takes a few minutes"}
         if self.images:
             of_data = ("seed", "dataset", "data_dir", "test_share", "test_examples")
             names |= dict.fromkeys((*of_data, "part"), "to --images")

@@ -7,14 +7,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
+from bspec_jax import generator, runs
 from bspec_jax.data import sources, streaming
 from bspec_jax.data.decoding import decode
 from bspec_jax.data.folder import read_images
 from bspec_jax.data.images import Part, of_classes
 from bspec_jax.data.selection import balanced, first_of_each
 from bspec_jax.generator import GeneratorSpec, recogniser, to_signed
-from bspec_jax.storage.errors import UserError
+from bspec_jax.storage.errors import UserError, flag
 from bspec_jax.storage.files import safe_names
+from experiments.flags import unused_by_data
 from experiments.segment.config import Config
 
 
@@ -43,8 +45,10 @@ def load_images(
     """A few images to choose components on, and the images to segment.
 
     Raises:
-      UserError: if an image cannot be read, or there are none.
+      UserError: if an image cannot be read, there are none, or the generator's data
+        have changed.
       ArgumentError: if the data set lacks one of the generator's classes.
+      FlagError: for a flag that the data set does not read.
     """
     if config.images:
         own = read_own_images(config, spec)
@@ -52,15 +56,25 @@ def load_images(
         names = [own.names[i] for i in index]
         return LabelledImages(names, own.x[index], own.labels[index]), own
     dataset = config.dataset or spec.dataset
+    check_read(config, dataset)
     source = sources.find(
         dataset, config.data_dir, spec.image_shape[0], config.test_share
     )
     source = of_classes(source, spec.classes)
+    if config.dataset is None:  # the generator's own
+        runs.check_trained_on(config.checkpoint, generator.MAIN, source.identity)
     count = config.choose_examples * len(spec.classes)
     return (
         draw_images(source.train, source.class_names, count, config.seed),
         draw_images(source.test, source.class_names, config.test_examples, config.seed),
     )
+
+
+def check_read(config: Config, dataset: str) -> None:
+    """Raises FlagError for a flag that the data set does not read."""
+    for name, mode in unused_by_data(dataset).items():
+        if getattr(config, name) != getattr(type(config), name):
+            raise runs.FlagError(f"{flag(name)} does not apply {mode}: leave it out")
 
 
 def draw_images(

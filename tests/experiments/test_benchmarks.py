@@ -6,6 +6,7 @@ import sys
 import time
 from importlib import import_module
 
+import numpy as np
 import pytest
 from helpers import ROOT, check_refused
 from numpy.testing import assert_allclose
@@ -96,6 +97,7 @@ FORM = ("--form", "here")
         ("branched_resnet", ["--form", "theirs"], 2, "--form"),
         ("chan_vese", ["--images", MANY], 2, "of memory"),
         ("chan_vese", ["--image-size", 10**5], 2, "of memory"),
+        ("chan_vese", ["--image-size", 1], 2, "--image-size must be at least 2"),
         ("chan_vese", ["--form", "outside"], 2, "--form"),
         ("chan_vese", ["--repeats", "x"], 2, "--repeats"),
         ("conv_forms", ["--branches", 10**5], 2, "of memory"),
@@ -123,6 +125,20 @@ def test_invalid_flags_get_a_one_line_answer(
     name, flags, status, words, monkeypatch, capsys
 ):
     check_refused(benchmark(name), flags, status, words, monkeypatch, capsys)
+
+
+def test_all_forms_of_chan_vese_segment_alike():
+    chan_vese = benchmark("chan_vese")
+    config = chan_vese.Config(images=3, image_size=16, repeats=1)
+    masks = {}
+    for form in ("inside", "in_turn", "one_loop", "scikit_image"):
+        timed = chan_vese.time_form(dataclasses.replace(config, form=form))
+        assert timed["seconds"] > 0
+        masks[form] = np.frombuffer(bytes.fromhex(timed["masks"]), np.uint8)
+    assert 0 < np.unpackbits(masks["inside"]).mean() < 1
+    for form, mask in masks.items():
+        differing = np.unpackbits(mask ^ masks["inside"]).mean()
+        assert differing < (0.05 if form == "scikit_image" else 1e-9), form
 
 
 def test_a_benchmark_neither_resumes_nor_draws(tmp_path, monkeypatch, capsys):

@@ -1,8 +1,10 @@
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -343,4 +345,37 @@ def test_ctrl_c_leaves_nothing(finished, tmp_path, monkeypatch, capsys):
         command_of_keep.main()
     assert end.value.code == 130
     assert capsys.readouterr().err.endswith("stopped; nothing is kept\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tilde_is_the_home_folder(finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    keep(finished[0], Path("~/copy"))
+    assert (tmp_path / "copy" / "results.json").exists()
+    with pytest.raises(UserError, match="no such home folder"):
+        keep(finished[0], Path("~nobody-of-that-name/copy"))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "end"),
+    [
+        (OSError(28, "No space left on device"), 1, "COPY: No space left on device\n"),
+        (KeyboardInterrupt(), 130, "stopped; nothing is kept\n"),
+    ],
+)
+def test_a_copy_that_ends_early_leaves_nothing(
+    error, status, end, finished, tmp_path, monkeypatch, capsys
+):
+    def fail(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(command_of_keep.files, "write_json", fail)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    copy = str(tmp_path / "copy")
+    monkeypatch.setattr("sys.argv", ["keep", str(finished[0]), copy])
+    with pytest.raises(SystemExit) as ended:
+        command_of_keep.main()
+    assert ended.value.code == status
+    err = capsys.readouterr().err
+    assert err.endswith("keep: " + end.replace("COPY", copy))
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@ import html
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -123,6 +124,7 @@ def test_a_run_is_called_by_its_folder_however_it_is_given(tmp_path, monkeypatch
         (("RUN", "--workdir", "README.md"), 1, "is a file; choose another --workdir"),
         (("RUN", "--workdir", "README.md/new"), 1, "README.md"),
         (("~nobody_here/run",), 1, "~nobody_here"),
+        (("RUN", "--workdir", "a", "--workdir=b"), 2, "--workdir is given twice"),
     ],
 )
 def test_wrong_input_is_one_line(flags, status, message, tmp_path, capsys, monkeypatch):
@@ -134,6 +136,28 @@ def test_wrong_input_is_one_line(flags, status, message, tmp_path, capsys, monke
     err = capsys.readouterr().err
     assert err.count("\n") == 1, err
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "end"),
+    [
+        (OSError(28, "No space left on device"), 1, "OUT: No space left on device\n"),
+        (KeyboardInterrupt(), 130, "stopped; the report is incomplete\n"),
+    ],
+)
+def test_a_report_that_ends_early_is_one_line(
+    error, status, end, tmp_path, monkeypatch, capsys
+):
+    def fail(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(runs, "save_figures", fail)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    out = str(tmp_path / "out")
+    with pytest.raises(SystemExit) as ended:
+        main([str(toy_run(tmp_path / "toy")), "--workdir", out])
+    assert ended.value.code == status
+    assert capsys.readouterr().err.endswith("report: " + end.replace("OUT", out))
 
 
 def test_a_verdict_names_its_conditions():

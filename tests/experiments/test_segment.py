@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -22,13 +23,14 @@ from bspec_jax import generator
 from bspec_jax.components import segmentation
 from bspec_jax.components.chan_vese import Border
 from bspec_jax.components.segmentation import Choice
-from bspec_jax.data import faces, fashion_mnist
+from bspec_jax.data import faces, fashion_mnist, sources
 from bspec_jax.data.selection import balanced
 from bspec_jax.generator import to_signed
 from bspec_jax.storage.errors import UserError
 from experiments.segment import __main__ as experiment
 from experiments.segment.analysis import mask_scores
-from experiments.segment.data import mask_names
+from experiments.segment.config import Config
+from experiments.segment.data import load_images, mask_names
 
 pytestmark = pytest.mark.usefixtures("optimised")
 
@@ -221,6 +223,65 @@ def test_own_images_need_the_classifier_of_the_run(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def folder_of_faces(folder, classes=("cat", "dog", "tiger")):
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for name in classes:
+            (folder / part / name).mkdir(parents=True)
+            for i in range(3):
+                image = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
+                Image.fromarray(image).save(folder / part / name / f"{i}.png")
+    return folder
+
+
+def test_data_of_the_generator_that_have_changed_are_refused(
+    tmp_path, monkeypatch, capsys
+):
+    folder = folder_of_faces(tmp_path / "data")
+    run = write_generator(tmp_path / "run", dataset="folder")
+    identity = sources.find("folder", folder, 16).identity
+    (run / "data.json").write_text(json.dumps(identity))
+    flags = ("--checkpoint", run, "--data-dir", folder, *FEW[:4])
+    config = Config(checkpoint=run, data_dir=folder, test_examples=3)
+    _, segmented = load_images(config, generator.load(run).spec)
+    assert segmented.labels.tolist() == [0, 1, 2]
+    (folder / "train" / "dog" / "0.png").rename(folder / "test" / "dog" / "9.png")
+    message = "have changed: class dog had 3 training images, and now has 2"
+    flags += ("--workdir", tmp_path / "out")
+    check_refused(experiment, flags, 1, message, monkeypatch, capsys)
+    assert not (tmp_path / "out").exists()
+    # Given on purpose, any images of these classes are welcome.
+    given = dataclasses.replace(config, dataset="folder")
+    assert len(load_images(given, generator.load(run).spec)[1].x) == 3
+
+
+def test_flags_that_the_generator_s_data_do_not_read_are_refused(
+    tmp_path, monkeypatch, capsys
+):
+    run = write_generator(tmp_path / "run")
+    for name, value in (("--data-dir", tmp_path), ("--test-share", 0.5)):
+        flags = ("--checkpoint", run, name, value, "--workdir", tmp_path / "out")
+        message = f"{name} does not apply with --dataset faces"
+        check_refused(experiment, flags, 2, message, monkeypatch, capsys)
+
+
+def test_only_advice_that_works_is_given(finished, shared, monkeypatch, capsys):
+    copy = shared / "without_arrays"
+    shutil.copytree(finished[0], copy)
+    (copy / "segmentation.npz").unlink()
+    flags = ("--figures-only", "--workdir", copy)
+    message = "resume the run; or start another"
+    check_refused(experiment, flags, 1, message, monkeypatch, capsys)
+    (copy / "results.json").unlink()
+    flags = ("--checkpoint", RUN, "--workdir", copy)
+    message = "already holds a run; choose another --workdir\n"  # not --resume
+    check_refused(experiment, flags, 1, message, monkeypatch, capsys)
+    message = "--resume does not apply to segment"
+    check_refused(
+        experiment, ("--resume", "--workdir", copy), 2, message, monkeypatch, capsys
+    )
+
+
 def test_more_images_than_memory_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(os, "sysconf", lambda name: 1000)  # a million bytes
     flags = ("--checkpoint", RUN, "--workdir", tmp_path / "run", *FEW)
@@ -265,6 +326,7 @@ def test_an_empty_mask_counts_nothing_right():
         ),
         (("--checkpoint", RUN, "--images", "gone.png"), 1, "cannot read gone.png"),
         (("--checkpoint", RUN, "--images", "EMPTY"), 1, "holds no image"),
+        (("--checkpoint", RUN, "--images"), 2, "--images needs at least one value"),
         (("--checkpoint", RUN, "--test-examples", 0), 2, "--test-examples must be at"),
         (("--checkpoint", RUN, "--choose-examples", -1), 2, "--choose-examples must"),
         (("--checkpoint", RUN, "--largest", "two"), 2, "invalid literal for int"),

@@ -360,7 +360,7 @@ def test_phase_covers_its_grid(tmp_path, capsys):
         (["--workdir", __file__], 1, f"cannot write to {__file__}"),
         (["--figures-only", "--workdir", "/nowhere"], 1, "no run at /nowhere"),
         (["--resume", "--workdir", "/nowhere"], 1, "no run at /nowhere"),
-        (["--workdir", "~nobody-here/run"], 2, "home directory"),
+        (["--workdir", "~nobody-here/run"], 2, "there is no such user"),
         # combinations
         (["--resume"], 2, "--resume needs --workdir"),
         (["--trials", 2, "--trials", 3], 2, "--trials is given twice"),

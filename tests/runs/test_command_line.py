@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,23 @@ from configs import Config
 
 from bspec_jax import runs
 from bspec_jax.storage.errors import ArgumentError, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Modes(Config):
+    """A config with a mode and a flag of figures."""
+
+    PRESENTATION = ("colour",)
+
+    folders: tuple[Path, ...] = ()
+    count: int | None = None
+    counts: tuple[int, ...] | None = None
+    mode: Literal["fast", "slow"] = "slow"
+    colour: str = "red"
+
+    def unused(self):
+        modes = {"size": "with --mode fast"} if self.mode == "fast" else {}
+        return super().unused() | modes
 
 
 @pytest.mark.parametrize(
@@ -102,7 +120,12 @@ def test_a_tilde_is_the_home_folder(monkeypatch, flags):
         (["--size"], "Missing value for argument '--size'"),
         (["--sise", "3"], "--sise, 3 (perhaps --size)"),
         (["three"], "Unrecognized options: three"),
-        (["--rates", "0.5", "b"], "--rates"),
+        (["--rates", "0.5", "b"], "--rates cannot be '0.5', 'b' (write several"),
+        (["--rates", "0.5,1"], "--rates"),
+        (["--count", "1e3"], "--count cannot be '1e3'; see --help"),
+        (["--counts", "2,3"], "--counts cannot be '2,3' (write several values with"),
+        (["--counts"], "--counts needs at least one value"),
+        (["--folders"], "--folders needs at least one value"),
         (["--resume", "yes"], "yes"),
         (["--seed", "1", "--seed=2"], "--seed is given twice"),
         (["--workdir", "~nobody-of-that-name/x"], "--workdir ~nobody-of"),
@@ -113,27 +136,12 @@ def test_a_tilde_is_the_home_folder(monkeypatch, flags):
 def test_wrong_flags_are_one_line(monkeypatch, capsys, flags, message):
     for columns in ("20", "200"):
         monkeypatch.setenv("COLUMNS", columns)
-        status, err = ends(monkeypatch, capsys, *flags)
+        status, err = ends(monkeypatch, capsys, *flags, config=Modes)
         assert status == 2
         assert err.count("\n") == 1
         assert err.startswith("python -m experiments.thing: ")
         assert "│" not in err
         assert message in err
-
-
-@dataclasses.dataclass(frozen=True)
-class Modes(Config):
-    """A config with a mode and a flag of figures."""
-
-    PRESENTATION = ("colour",)
-
-    folders: tuple[Path, ...] = ()
-    mode: Literal["fast", "slow"] = "slow"
-    colour: str = "red"
-
-    def unused(self):
-        modes = {"size": "with --mode fast"} if self.mode == "fast" else {}
-        return super().unused() | modes
 
 
 def test_flags_that_do_not_apply_are_refused_by_name(monkeypatch, capsys, tmp_path):
@@ -218,6 +226,50 @@ runs.command_line(config_class, main, "thing", "A thing.")
         [sys.executable, "-c", script, *flags], capture_output=True, text=True
     )
     assert ended.stderr.endswith(f"stopped; the run in {folder} cannot be resumed\n")
+    folder = tmp_path / "once and finished"  # its figures may still be drawn
+    flags = ["--workdir", str(folder), "--seed", "1", "SIGINT"]
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *flags], capture_output=True, text=True
+    )
+    assert ended.stderr.endswith(f"--workdir '{folder}' --figures-only\n")
+
+
+def test_a_folder_in_use_is_refused_before_any_work(monkeypatch, capsys, tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    flags = ("--workdir", tmp_path)
+    status, err = ends(monkeypatch, capsys, *flags, main=pytest.fail)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "already holds files" in err
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_command_without_a_run_ends_in_one_line_and_cleans_up(number, status):
+    script = f"""
+import signal
+from bspec_jax import runs
+
+with runs.one_line_when_stopped("a command", lambda: "stopped"):
+    try:
+        signal.raise_signal(signal.{number})
+    finally:
+        print("cleaned up")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True
+    )
+    expected = (status, "cleaned up\n", "\na command: stopped\n")
+    assert (ended.returncode, ended.stdout, ended.stderr) == expected
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no abacus\nat all"), AssertionError()])
+def test_whatever_jax_raises_without_a_device_is_one_line(monkeypatch, capsys, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", fail)
+    status, err = ends(monkeypatch, capsys)
+    assert status == 1
+    assert re.search(r"JAX finds no device \((no abacus|JAX_PLATFORMS=.+)\)\n$", err)
 
 
 def test_a_platform_that_is_not_there_is_one_line():

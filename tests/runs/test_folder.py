@@ -14,8 +14,9 @@ from configs import Config
 
 from bspec_jax import runs
 from bspec_jax.runs import folder
+from bspec_jax.runs.command_line import parse_run
 from bspec_jax.storage import files
-from bspec_jax.storage.errors import ArgumentError, UserError
+from bspec_jax.storage.errors import ArgumentError, Notice, UserError
 
 
 @pytest.mark.parametrize("name", ["experiments.thing", "experiments.thing.__main__"])
@@ -47,6 +48,16 @@ def test_a_folder_with_a_run_is_not_touched(tmp_path):
     with pytest.raises(UserError, match=r"already holds a run; choose another"):
         runs.start(Config(workdir=tmp_path / "a", size=9), "thing")
     assert (tmp_path / "a" / "config.json").read_bytes() == before
+
+
+def test_only_advice_that_works_is_given_for_a_folder_with_a_run(tmp_path):
+    config = Config(workdir=tmp_path / "a")
+    runs.start(config, "thing")
+    with pytest.raises(UserError, match=r"or add --resume$"):
+        runs.start(config, "thing")
+    runs.save_results(tmp_path / "a", config, {}, 0.0)  # --resume would be refused
+    with pytest.raises(UserError, match=r"choose another --workdir$"):
+        runs.start(config, "thing")
 
 
 def test_a_folder_with_other_files_is_not_touched(tmp_path):
@@ -91,6 +102,52 @@ def test_resume_of_nothing_and_of_a_damaged_run(tmp_path):
         runs.start(config, "thing")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", r"config\.json is damaged: it names no experiment"),
+        ("[" * 100_000, r"config\.json is damaged: it is not JSON"),
+        ('{"experiment": "thing", "schema": [2]}', r"has schema \[2\], and this"),
+        ('{"experiment": "thing", "schema": 2, "size": null}', r"--size is None"),
+    ],
+)
+def test_a_damaged_config_is_said_to_be(tmp_path, monkeypatch, content, message):
+    (tmp_path / "config.json").write_text(content)
+    flags = ["--workdir", str(tmp_path), "--resume"]
+    monkeypatch.setattr("sys.argv", ["thing", *flags])
+    with pytest.raises(UserError, match=message):
+        parse_run(Config, "thing", "thing", "A thing.")
+
+
+def test_results_without_a_schema_are_damaged_not_old(tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(UserError, match="no schema; move it away and resume the run"):
+        runs.load_results(tmp_path)
+
+
+def test_results_that_may_be_intact_are_not_to_be_moved_away(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "results.json").write_text("{}")
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(UserError, match=r"results\.json: Permission denied$"):
+        runs.load_results(tmp_path)
+
+
+def test_a_run_goes_on_without_a_record_of_its_environment(tmp_path):
+    config = Config(workdir=tmp_path / "a", resume=True)
+    record = tmp_path / "a" / "environment.json"
+    runs.start(Config(workdir=tmp_path / "a"), "thing")
+    record.write_bytes(bytes(100))
+    with pytest.raises(UserError, match=r"damaged.*; move it away to go on without"):
+        runs.start(config, "thing")
+    record.unlink()  # as the message says
+    with pytest.warns(Notice, match="settings of JAX are not compared"):
+        runs.start(config, "thing")
+    assert "command" in json.loads(record.read_text())
+
+
 def test_resume_refuses_other_settings_of_jax(tmp_path):
     config = Config(workdir=tmp_path / "a", resume=True)
     runs.start(Config(workdir=tmp_path / "a"), "thing")
@@ -111,7 +168,7 @@ def test_only_the_repository_that_tracks_the_package_is_its_commit(tmp_path):
     subprocess.run([*git, *identity, "commit", "-q", "--allow-empty", "-m", "other"])
 
     def recorded():
-        script = "from bspec_jax.runs import folder; print(folder._commit())"
+        script = "from bspec_jax.runs import provenance; print(provenance._commit())"
         call = [sys.executable, "-c", script]
         env = os.environ | {"PYTHONPATH": str(package.parent)}
         answer = subprocess.run(

@@ -1,3 +1,4 @@
+import io
 import warnings
 
 import pytest
@@ -42,6 +43,14 @@ def test_notices_are_lines_and_other_warnings_are_not_touched(capsys):
     assert capsys.readouterr().err == 2 * "a command: --image-size is small\n"
     with pytest.warns(DeprecationWarning, match="old"), in_one_line("a command"):
         warnings.warn("old", DeprecationWarning, stacklevel=1)
+
+
+def test_what_the_terminal_cannot_show_is_escaped(capsys, monkeypatch):
+    buffer = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(buffer, "ascii"))
+    with in_one_line("a command"):
+        print("runs/caf\xe9 \udcff", flush=True)
+    assert buffer.getvalue() == b"runs/caf\\xe9 \\udcff\n"
 
 
 def test_a_message_of_several_lines_becomes_one(capsys):

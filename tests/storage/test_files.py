@@ -67,7 +67,7 @@ def test_arrays_of_any_shape(tmp_path):
     np.testing.assert_array_equal(loaded["x"], [0, 1, 2])
     with pytest.raises(UserError, match="damaged"):
         files.load_arrays(tmp_path / "a.npz", {"x": np.empty(4)})
-    with pytest.raises(UserError, match=r"no .*b\.npz: move the run's results\.json"):
+    with pytest.raises(UserError, match=r"no .*b\.npz: move results\.json away"):
         files.load_arrays(tmp_path / "b.npz")
 
 
