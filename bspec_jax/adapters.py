@@ -220,17 +220,16 @@ def _check_arrays(make, module: nnx.Module) -> None:
     Under vmap, a value that depends on the key is a tracer, which NNX does not find in
     a plain attribute. Other values are known, and must be the same in each module.
     """
-    traced, hidden = {}, []
+    traced, numbers, hidden = {}, {}, []
 
     def build(key):
         traced_module = _made(make, key)
         traced.update(_paths(nnx.to_pure_dict(nnx.state(traced_module))))
-        for path, part in nnx.iter_modules(traced_module):
-            for name, value in vars(part).items():
-                entry = "".join(f"[{key!r}]" for key in (*path, name))
-                found = any(known.startswith(entry) for known in traced)
-                if not found and not _is_seen(value) and _hides_arrays(value):
-                    hidden.append(entry)
+        numbers.update(_numbers(traced_module))
+        for entry, value in _attributes(traced_module):
+            found = any(known.startswith(entry) for known in traced)
+            if not found and not _is_seen(value) and _hides_arrays(value):
+                hidden.append(entry)
         return ()
 
     try:
@@ -247,7 +246,9 @@ def _check_arrays(make, module: nnx.Module) -> None:
             f"the attribute {path} holds an array of this module where NNX does not "
             "see it: make the array an attribute, as in self.x = nnx.data(x)"
         )
-    for path, leaf in _paths(nnx.to_pure_dict(nnx.state(module))).items():
+    arrays = _paths(nnx.to_pure_dict(nnx.state(module)))
+    traced = numbers | traced
+    for path, leaf in (_numbers(module) | arrays).items():
         if path not in traced:
             problem, advice = "depends on the key, but is a plain array", "wrap it"
         elif not _is_same(traced[path], leaf):
@@ -259,6 +260,22 @@ def _check_arrays(make, module: nnx.Module) -> None:
             f"the attribute {path} {problem}: {advice}, as in self.x = nnx.data(x) or "
             "nnx.Variable(x)"
         )
+
+
+def _attributes(module: nnx.Module) -> list[tuple[str, Any]]:
+    """The attributes of a module and of those in it, by path."""
+    return [
+        ("".join(f"[{key!r}]" for key in (*path, name)), value)
+        for path, part in nnx.iter_modules(module)
+        for name, value in vars(part).items()
+    ]
+
+
+def _numbers(module: nnx.Module) -> dict[str, float]:
+    """Its plain numbers, but integers, which may count modules."""
+    return {
+        path: value for path, value in _attributes(module) if isinstance(value, float)
+    }
 
 
 def _is_tracer(value: Any) -> bool:
@@ -279,7 +296,11 @@ def _hides_arrays(value: Any, depth: int = 4) -> bool:
     if not depth or isinstance(value, (type, ModuleType)):
         return False
     if isinstance(value, FunctionType):
-        inside = inspect.getclosurevars(value).nonlocals.values()
+        inside = (
+            *inspect.getclosurevars(value).nonlocals.values(),
+            *(value.__defaults__ or ()),
+            *(value.__kwdefaults__ or {}).values(),
+        )
     elif isinstance(value, MethodType):
         inside = (value.__self__,)
     elif isinstance(value, partial):

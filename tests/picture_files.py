@@ -5,6 +5,7 @@ import zlib
 from io import BytesIO
 
 import numpy as np
+import tifffile
 from PIL import Image, ImageCms
 
 
@@ -64,6 +65,15 @@ def tiff(samples, bits, photometric, order="<", *tags):
     return (
         start + struct.pack(f"{order}I", 8 + len(data)) + data + directory + b"\0" * 4
     )
+
+
+def planes(samples):
+    """An uncompressed TIFF `[H, W, channels]` that stores each channel apart."""
+    file = BytesIO()
+    tifffile.imwrite(
+        file, np.moveaxis(samples, -1, 0), photometric="rgb", planarconfig="separate"
+    )
+    return file.getvalue()
 
 
 def palette(colours, indices, form, **options):

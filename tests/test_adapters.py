@@ -256,6 +256,10 @@ PLAIN = {
         lambda rngs: Layer(rngs, np.random.default_rng().normal(size=3)),
         r"\['fixed'\] is drawn outside JAX",
     ),
+    "a number": (
+        lambda rngs: Layer(rngs, float(np.random.default_rng().normal())),
+        r"\['fixed'\] is drawn outside JAX",
+    ),
     "a parameter of NumPy": (
         lambda rngs: Layer(
             rngs, nnx.Param(np.random.default_rng().normal(size=3)), lambda p: p[...]
@@ -275,6 +279,11 @@ def added_by_closure(rngs):
     return Layer(rngs, 0.0, lambda zero: zero + fixed)
 
 
+def added_by_default(rngs):
+    fixed = draw(rngs)
+    return Layer(rngs, 0.0, lambda zero, fixed=fixed: zero + fixed)
+
+
 def closed_over_itself(rngs):
     layer = Layer(rngs, 0.0)
     layer.pick = lambda zero: zero + layer.layer.bias[...]
@@ -288,6 +297,10 @@ HIDDEN = {
         "pick",
     ),
     "in a closure": (added_by_closure, "pick"),
+    "as a default argument": (
+        added_by_default,
+        "pick",
+    ),
     "in a partial": (
         lambda rngs: Layer(rngs, 0.0, functools.partial(jnp.add, draw(rngs))),
         "pick",

@@ -21,7 +21,10 @@ from bspec_jax.analysis import specialization as sp
 from bspec_jax.analysis.objective import Objective, frozen_responses
 from bspec_jax.branching import from_functions, sum_of_branches
 from bspec_jax.components import measures as pictures
+from bspec_jax.components.chan_vese import chan_vese
+from bspec_jax.components.recombination import perturb_components, recombine
 from bspec_jax.conv import conv
+from bspec_jax.data import augmentation
 from bspec_jax.losses import classification_loss, squared_error
 from bspec_jax.toys import hessians, measures, sweeps
 
@@ -51,6 +54,7 @@ RESPOND = frozen_responses(NETWORK, ())
 X, D = jnp.asarray(draw(4, 2)), jnp.asarray(draw(4, 3))
 LAYER, FEATURES = draw(2, 3, 3, 1), draw(4, 2)
 IMAGES = jnp.asarray(draw(2, 4, 4, 1))
+BYTES = RNG.integers(0, 256, (2, 4, 4, 2), np.uint8)
 
 
 def trials(w):
@@ -354,6 +358,16 @@ STRICT = {
         every=2,
     ),
     "curves": lambda: measures.response_curves(V[:, 0, 0], V[:, 1, 1], 0.1, -1.0, 1.0),
+    "normalised": lambda: augmentation.normalise(jnp.asarray(BYTES), V[0, 0], V[1, 0]),
+    "augmented": lambda: augmentation.augment(jax.random.key(0), jnp.asarray(BYTES)),
+    "resized": lambda: augmentation.random_resized_crop(jax.random.key(0), IMAGES),
+    "recombined": lambda: recombine(
+        IMAGES, jnp.stack([IMAGES, -IMAGES]), V[:2, 0, 0], IMAGES[..., 0] > 0
+    ),
+    "perturbed": lambda: perturb_components(
+        jax.random.key(0), IMAGES, jnp.stack([IMAGES, -IMAGES]), 0.1
+    ),
+    "segmented": lambda: chan_vese(BYTES[..., 0], IMAGES[..., 0] > 0).surface,
     "one example a unit": lambda: sum(
         squared_error(RESPOND(PARAMS, jnp.asarray(x)).sum(0), d)
         for x, d in zip(X, D, strict=True)

@@ -41,14 +41,14 @@ def call_frozen(
 def _origin(jaxpr, output: int) -> int | None:
     """Which input an output of a jaxpr is; None for what is computed.
 
-    Looks into the jaxprs that jit, remat and scan call.
+    Looks into the jaxprs that jit, remat, scan and custom derivatives call.
     """
     variable = jaxpr.outvars[output]
     if variable in jaxpr.invars:
         return jaxpr.invars.index(variable)
     for equation in jaxpr.eqns:
-        if variable in equation.outvars and "jaxpr" in equation.params:
-            inner = equation.params["jaxpr"]
+        inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+        if variable in equation.outvars and inner is not None:
             index = equation.outvars.index(variable)
             source = _origin(getattr(inner, "jaxpr", inner), index)
             carried = index < equation.params.get("num_carry", 0)

@@ -134,11 +134,11 @@ def blocks(
     """
     sizes = {"chunk_size": chunk_size, "column_chunk": column_chunk}
     num_examples = count_examples(objective, **sizes)
-    _, chosen = prepare(objective, params, leaves)
+    of_chosen, chosen = prepare(objective, params, leaves)
     flat = jax.eval_shape(lambda tree: ravel_branches(tree)[0], chosen)
     branches = _check_branches(branches, flat.shape[0])
     _check_size(len(branches), flat.shape[1], flat.dtype)
-    jax.eval_shape(lambda params: objective.total(params), params)
+    jax.eval_shape(lambda chosen: of_chosen.total(chosen), chosen)
     options = {"leaves": leaves, "branches": branches, "column_chunk": column_chunk}
     of_chunk = compiled(partial(_blocks, **options), objective)
     total = None
@@ -180,7 +180,12 @@ def _blocks(objective, params, leaves, branches, column_chunk):
 
 def _check_branches(branches, num_branches) -> tuple[int, ...]:
     given = range(num_branches) if branches is None else branches
-    chosen = tuple(np.asarray(given) if isinstance(given, jax.Array) else given)
+    try:
+        chosen = tuple(np.asarray(given) if isinstance(given, jax.Array) else given)
+    except TypeError:
+        raise ValueError(
+            f"branches must be a list of indices, or a mask, got {given!r}"
+        ) from None
     if chosen and all(isinstance(k, bool | np.bool) for k in chosen):
         if len(chosen) != num_branches:
             raise ValueError(

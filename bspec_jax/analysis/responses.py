@@ -92,7 +92,8 @@ def mean_correlation(
         )
     weight = jnp.triu(active[:, None] * active[None, :], 1)
     size = jnp.where(weight == 0, 0, jnp.abs(correlation))
-    pairs = weight.sum()
+    # A single branch is in no pair, but must be known.
+    pairs = weight.sum() + 0 * active.sum()
     return ratio((weight * size).sum(), pairs), pairs
 
 

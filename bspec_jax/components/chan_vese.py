@@ -83,7 +83,7 @@ def chan_vese(
         1 is fastest on a CPU core, many on an accelerator.
 
     Raises:
-      ValueError: if the shapes differ, or the time step is not positive.
+      ValueError: if the shapes differ, or the time step or the slope is not positive.
 
     Cost: O(H W) per image and iteration.
     """
@@ -93,8 +93,9 @@ def chan_vese(
             "images and surfaces must both be [N, H, W], got shapes "
             f"{images.shape} and {surfaces.shape}"
         )
-    if not border.time_step > 0:
-        raise ValueError(f"time_step must be positive, got {border.time_step}")
+    for name in ("time_step", "slope"):
+        if not getattr(border, name) > 0:
+            raise ValueError(f"{name} must be positive, got {getattr(border, name)}")
     wide = jnp.float64 in (images.dtype, surfaces.dtype)
     dtype = jnp.float64 if wide else jnp.float32
     return _solve_all(images.astype(dtype), surfaces.astype(dtype), border, at_once)

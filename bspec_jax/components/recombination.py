@@ -49,7 +49,8 @@ def recombine(
     Source: section 7 and appendix A (Figures 13 and 14: the gain of one component).
     """
     _check(residual, components, region)
-    change = jnp.asarray(gains) - 1
+    residual, components = jnp.asarray(residual), jnp.asarray(components)
+    change = jnp.asarray(gains, components.dtype) - 1
     if change.shape not in (components.shape[:1], components.shape[:2]):
         raise ArgumentError(
             f"`gains` must be [M] or [M, N], of {components.shape[:2]}, got shape "
@@ -57,7 +58,7 @@ def recombine(
         )
     change = change.reshape(*change.shape, *(1,) * (components.ndim - change.ndim))
     if region is not None:
-        change = change * jnp.asarray(region)[..., None]
+        change = jnp.where(jnp.asarray(region)[None, ..., None], change, 0)
     return residual + ((1 + change) * components).sum(0)
 
 

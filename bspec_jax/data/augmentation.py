@@ -27,7 +27,8 @@ def normalise(
       ArgumentError: if the images are not bytes.
     """
     check_bytes(images)
-    mean, std = (jnp.asarray(a, jnp.float32) for a in (mean, std))
+    per_channel = (1, 1, 1, -1)
+    mean, std = (jnp.asarray(a, jnp.float32).reshape(per_channel) for a in (mean, std))
     return (images.astype(jnp.float32) / 255 - mean) / std
 
 

@@ -45,7 +45,9 @@ FIRST_FRAME = ("MPO",)
 GREY_MODES = ("1", "L", "LA", "I;16", "I;16L", "I;16B", "I;16N", "I")
 ALIKE = 2  # levels of 255 by which conversions round differently
 SRGB_GAMMA = 1 / 2.2
-BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION = 258, 262, 274  # tags of TIFF and Exif
+# Tags of TIFF and Exif.
+BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, PLANES, SAMPLES = 258, 262, 274, 284, 339
+SIGNED, APART = 2, 2  # values of SAMPLES and of PLANES
 UPRIGHT = {  # how to turn a picture of an orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -114,6 +116,7 @@ def _as_shown(picture):
         raise _RefusedError(
             f"holds {frames} frames: save the one that you mean as a file of its own"
         )
+    _check_samples(picture)
     stored_as = picture.tile[0].args if picture.tile else ""
     picture.load()  # tells of truncation, and of some metadata that follow the pixels
     profile, gamma = picture.info.get("icc_profile"), picture.info.get("gamma")
@@ -130,6 +133,24 @@ def _as_shown(picture):
         white = Image.new(colour.mode, colour.size, "white")
         colour = Image.composite(colour, white, alpha)
     return _upright(colour, _orientation(picture))
+
+
+def _check_samples(picture):
+    """Refuses TIFF files of which pillow would show other numbers than they hold."""
+    tags = getattr(picture, "tag_v2", {})
+    signed = SIGNED in np.atleast_1d(tags.get(SAMPLES, 1))
+    if signed and picture.mode != "I":  # of which pillow knows
+        raise _RefusedError(
+            "stores signed integers, of which no range is black to white: save it "
+            "with 8 or 16 bits"
+        )
+    raw = any(tile.codec_name == "raw" for tile in picture.tile)
+    bits = np.atleast_1d(tags.get(BITS_PER_SAMPLE, 8))
+    if raw and tags.get(PLANES) == APART and bits.size > 1 and bits.max() > 8:
+        raise _RefusedError(
+            "stores each colour apart, in 16 bits without compression: save it with "
+            "the colours of a pixel side by side"
+        )
 
 
 def _shows_grey(picture):

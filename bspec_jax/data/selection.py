@@ -101,8 +101,10 @@ def select(
 
     Raises:
       UserError: if the data set cannot be read, or a class has no image.
-      ArgumentError: if there is a single class, or a class does not exist.
+      ArgumentError: if there is a single class, or a class does not exist, and for
+        numbers that are no whole numbers of at least 1 (0 for `seed`).
     """
+    sources.check_numbers(seed=seed, test_examples=test_examples)
     source = sources.find(dataset, data_dir, image_size, test_share)
     source = of_classes(source, classes or source.class_names)
     if len(source.class_names) < 2:

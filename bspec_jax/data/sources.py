@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int, Int32, UInt8
 from bspec_jax.data import celeb_a_hq, faces, fashion_mnist, folder, prepared
 from bspec_jax.data.images import Source, Split, check_bytes, check_one_shape
 from bspec_jax.data.names import expanded, position
+from bspec_jax.numerics import check_count
 from bspec_jax.storage.errors import ArgumentError
 
 # Customary per-channel statistics of CIFAR-10. The mean is that of the pixels of its
@@ -95,13 +96,14 @@ def load(
 
     Raises:
       UserError: if files are missing or damaged; the message says how to fix that.
-      ArgumentError: for more examples than there are, or a negative number.
+      ArgumentError: for more examples than there are, and what is no whole number of
+        them.
     """
-    _check_numbers(
-        validation_examples,
+    check_numbers(
+        seed=seed,
+        validation_examples=validation_examples,
         train_examples=train_examples,
         test_examples=test_examples,
-        image_size=image_size,
     )
     source = find(dataset, data_dir, image_size, test_share)
     chosen, held_out = _permuted(
@@ -149,14 +151,15 @@ def channel_statistics(
     return mean, np.where(constant, 1.0, np.sqrt(variance))
 
 
-def _check_numbers(validation_examples, **positive):
-    if validation_examples is not None and validation_examples < 0:
-        raise ArgumentError(
-            f"`validation_examples` must be at least 0, got {validation_examples}"
-        )
-    for name, value in positive.items():
-        if value is not None and value < 1:
-            raise ArgumentError(f"`{name}` must be at least 1, got {value}")
+def check_numbers(**numbers: Any) -> None:
+    """Raises ArgumentError unless all are whole numbers, at least 1 or 0, or None."""
+    for name, value in numbers.items():
+        least = 0 if name in ("seed", "validation_examples") else 1
+        try:
+            if value is not None:
+                check_count(f"`{name}`", value, least)
+        except ValueError as error:
+            raise ArgumentError(str(error)) from None
 
 
 def find(
@@ -169,8 +172,10 @@ def find(
 
     Raises:
       UserError: if files are missing or damaged.
-      ArgumentError: if `test_share` is not between 0 and 1.
+      ArgumentError: if `image_size` is not a whole number of at least 1, or
+        `test_share` not between 0 and 1.
     """
+    check_numbers(image_size=image_size)
     if not 0 < test_share < 1:
         raise ArgumentError(
             f"`test_share` must be above 0 and below 1, got {test_share}"

@@ -262,6 +262,7 @@ def test_chosen_branches_in_their_order(x64):
         ([-1], "no branch -1"),
         ([], "choose a branch"),
         ([1, 1], r"twice: \[1, 1\]"),
+        (1, "must be a list of indices, or a mask, got 1"),
     ],
 )
 def test_branches_that_cannot_be_chosen(branches, words, x64):
@@ -347,6 +348,20 @@ def test_a_loss_that_changes_between_two_calls(x64):
         rtol=1e-10,
         atol=1e-12,
     )
+
+
+def test_short_parameters_beside_a_wide_constant_under_strict_promotion():
+    """Such as a frozen average: only what is converted may be traced."""
+    scale = jnp.array([3.0, 5.0])
+
+    def respond(params, x):
+        return params[:, None] * scale[None, :] * x
+
+    objective = Objective(respond, squared_error, jnp.ones(2), jnp.zeros((2, 2)))
+    params = jnp.array([1.5, -2.0, 0.5], jnp.bfloat16)
+    with jax.numpy_dtype_promotion("strict"):
+        found = hessian.blocks(objective, params).full()
+    assert_allclose(found, np.full((3, 1, 3, 1), 2 * (9 + 25)))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

@@ -348,3 +348,12 @@ def test_norms_and_activity_of_very_large_and_very_small_responses():
         energy = (1e-3 * TABLE) ** 2 * jnp.float32(scale)
         expected = sp.region_entropy(TABLE**2)
         assert_allclose(sp.region_entropy(energy), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("entry", [np.nan, np.inf])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3, 2)])
+def test_a_single_branch_that_is_not_finite_has_no_number(shape, entry):
+    """It is in no pair, whose mean and number would be 0."""
+    v = jnp.ones(shape).at[(0,) * len(shape)].set(entry)
+    for measure in (sp.measure, jax.jit(sp.measure)):
+        assert np.isnan(np.stack(measure(v))).all()

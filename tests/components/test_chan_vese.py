@@ -187,6 +187,7 @@ def test_what_is_not_finite_is_not_segmented(value):
         (np.ones((9, 8)), PLAIN, "got shapes"),
         (np.ones((2, 9, 8)), Border(time_step=0.0), "time_step must be positive"),
         (np.ones((2, 9, 8)), Border(time_step=np.nan), "time_step must be positive"),
+        (np.ones((2, 9, 8)), Border(slope=0.0), "slope must be positive, got 0.0"),
     ],
 )
 def test_wrong_arguments_are_refused(surface, border, message):

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
-from picture_files import colours_of, palette, png, profile, saved, srgb, tiff
+from picture_files import (
+    colours_of,
+    palette,
+    planes,
+    png,
+    profile,
+    saved,
+    srgb,
+    tiff,
+)
 from PIL import Image, ImageCms
 
 from bspec_jax.data.decoding import decode, is_grey, to_mode
@@ -134,6 +143,10 @@ def test_what_looks_alike_in_grey_is_alike(way):
     assert_array_equal(to_mode(decode(LOOK_LIKE_GREY[way]), 1), GREY)
     in_colour = to_mode(decode(LOOK_LIKE_GREY[way]), 3)
     assert_array_equal(in_colour, GREY[..., None].repeat(3, -1))
+
+
+def test_colours_stored_apart():
+    assert_array_equal(decode(planes(RGB)), RGB)
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "BMP", "PPM", "GIF", "PCX"])
@@ -269,6 +282,8 @@ def test_spaces_that_are_not_rgb():
 NOISE = RNG.integers(0, 256, (40, 40, 3), np.uint8)
 REFUSED = {
     "floats": (saved(RNG.random((4, 4), np.float32), "TIFF"), "floating-point"),
+    "signed": (tiff(np.full((4, 4), 200), 8, 1, "<", (339, 2)), "signed integers"),
+    "planes": (planes(RGB.astype(np.uint16) * 257), "stores each colour apart"),
     "32 bits": (saved(np.full((4, 4), 70000, np.int32), "TIFF"), "32-bit integers"),
     **{
         form: (

@@ -5,6 +5,7 @@ import pytest
 from helpers import by_image, write_idx
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
+from typechecks import without_type_checks
 
 from bspec_jax.data import fashion_mnist, load, prepared, sources
 from bspec_jax.data.folder import read_images
@@ -179,10 +180,14 @@ def test_some_of_the_test_data(tmp_path):
         ({"train_examples": 0}, "`train_examples` must be at least 1, got 0"),
         ({"test_examples": 0}, "`test_examples` must be at least 1, got 0"),
         ({"image_size": 0}, "`image_size` must be at least 1, got 0"),
+        ({"image_size": 7.5}, "`image_size` must be a whole number, got 7.5"),
+        ({"train_examples": True}, "`train_examples` must be a whole number, got True"),
+        ({"validation_examples": 2.5}, "`validation_examples` must be a whole number"),
+        ({"seed": -1}, "`seed` must be at least 0, got -1"),
     ],
 )
 def test_examples_that_are_not_there(tmp_path, options, message):
-    with pytest.raises(ArgumentError, match=message):
+    with without_type_checks(), pytest.raises(ArgumentError, match=message):
         load_indices(tmp_path, **options)
 
 
