@@ -335,19 +335,6 @@ def test_wrong_words_get_one_line(flags, status, words, monkeypatch, capsys):
     assert words in err
 
 
-def test_ctrl_c_leaves_nothing(finished, tmp_path, monkeypatch, capsys):
-    def stopped(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command_of_keep, "_copy_figure", stopped)
-    monkeypatch.setattr(sys, "argv", ["keep", str(finished[0]), str(tmp_path / "kept")])
-    with pytest.raises(SystemExit) as end:
-        command_of_keep.main()
-    assert end.value.code == 130
-    assert capsys.readouterr().err.endswith("stopped; nothing is kept\n")
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_tilde_is_the_home_folder(finished, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     keep(finished[0], Path("~/copy"))
