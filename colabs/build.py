@@ -16,6 +16,7 @@ from PIL import Image
 
 FOLDER = Path(__file__).parent
 CELL_SECONDS = 300
+SHARED = re.compile(r"(?:from|import) cells\.(\w+)")  # a cell of several notebooks
 COLOURS = 256  # palette of the figures, so that the notebooks stay small
 WIDGET = "application/vnd.jupyter.widget-view+json"
 FRAME = re.compile(r'(?<=data:image/png;base64,)[^"]+')  # of an animation in HTML
@@ -27,10 +28,15 @@ def scripts():
 
 
 def notebook(script):
-    """The notebook of a script, without output."""
+    """The notebook of a script, without output.
+
+    It needs no other file: a cell that imports one of `cells` becomes that file.
+    """
     made = jupytext.read(script)
     for i, cell in enumerate(made.cells):
         cell.id = f"cell-{i}"  # instead of a random one
+        if shared := SHARED.match(cell.source):
+            cell.source = (FOLDER / "cells" / f"{shared[1]}.py").read_text().strip()
     return made
 
 
