@@ -13,6 +13,7 @@ import numpy as np
 
 from bspec_jax.data.names import shown
 from bspec_jax.storage.errors import UserError
+from bspec_jax.storage.files import hash_file
 
 DIGEST = 16  # bytes of a hash
 ANNOUNCED = 2**31  # bytes of files from which reading them is announced
@@ -64,10 +65,7 @@ def hash_groups(groups: Mapping[str, Collection[Path]]) -> dict[str, str]:
 @cache
 def _hash_file(path: Path, size: int, modified: int) -> str:
     """The hash of a file that had this size and this time in ns when asked for."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(
-            file, lambda: hashlib.blake2b(digest_size=DIGEST)
-        ).hexdigest()
+    return hash_file(path)
 
 
 def _combined(named: Iterable[tuple[str, str]]) -> str:

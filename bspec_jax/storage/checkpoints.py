@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from bspec_jax.storage.errors import UserError
-from bspec_jax.storage.files import read_json, to_json, write_json
+from bspec_jax.storage.files import hash_file, read_json, to_json, write_json
 
 SPEC = "network.json"
 CHECKSUMS = "checksums.json"
@@ -220,15 +220,10 @@ def _check_intact(path: Path) -> None:
 def _checksums(path: Path) -> dict[str, str]:
     """A checksum of each file below a step's folder."""
     return {
-        file.relative_to(path).as_posix(): _checksum(file)
+        file.relative_to(path).as_posix(): hash_file(file)
         for file in sorted(path.rglob("*"))
         if file.is_file() and file.name != CHECKSUMS
     }
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, hashlib.blake2b).hexdigest()[:32]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 Files are replaced atomically. JSON numbers that are not finite are written as null.
 """
 
+import hashlib
 import json
 import math
 import tokenize
@@ -108,6 +109,14 @@ def read_json(path: Path, what: str, advice: str = "") -> dict:
     if not isinstance(data, dict):
         raise UserError(f"{path} is damaged: it is not a JSON object{advice}")
     return data
+
+
+def hash_file(path: Path) -> str:
+    """A hash of the file's bytes, 32 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(
+            file, lambda: hashlib.blake2b(digest_size=16)
+        ).hexdigest()
 
 
 def save_arrays(
