@@ -60,7 +60,7 @@ def classification_loss(
     outside = (label < 0) | (label >= num_classes)
     if known(outside.any()):
         raise ValueError(f"labels must be in 0..{num_classes - 1}")
-    g = _limit(widen(f), clamp)
+    g = limited(widen(f), clamp)
     p = jax.nn.softmax(2 * jax.nn.one_hot(label, num_classes, dtype=g.dtype) - 1)
     loss = -(p * jax.nn.log_softmax(g)).sum(-1)
     return jnp.where(outside, jnp.nan, loss).astype(f.dtype)
@@ -78,18 +78,23 @@ def _check_label(label, f):
     return jnp.broadcast_to(label, f.shape[:-1])
 
 
-def _limit(f, clamp):
+def limited(f: Float[Array, "*shape"], clamp: Clamp) -> Float[Array, "*shape"]:
+    """F as the loss sees it; see `classification_loss`.
+
+    Raises:
+      ValueError: for another clamp.
+    """
     if clamp == "tanh":
         return jnp.tanh(f)
     if clamp == "none":
         return f
     limit = jnp.ones((), f.dtype)
-    limited = jax.lax.clamp(-limit, f, limit)  # slope 0 at the limits, unlike jnp.clip
-    limited = jnp.where(jnp.isnan(f), f, limited)  # which XLA's clamp may drop on a CPU
+    inside = jax.lax.clamp(-limit, f, limit)  # slope 0 at the limits, unlike jnp.clip
+    inside = jnp.where(jnp.isnan(f), f, inside)  # which XLA's clamp may drop on a CPU
     if clamp == "hard":
-        return limited
+        return inside
     if clamp == "straight-through":
-        return f + jax.lax.stop_gradient(limited - f)
+        return f + jax.lax.stop_gradient(inside - f)
     raise ValueError(f"clamp must be one of {get_args(Clamp)}, got {clamp!r}")
 
 

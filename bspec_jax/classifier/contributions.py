@@ -10,19 +10,13 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 from scipy import stats
 
 from bspec_jax.classifier.checks import check_labels
-from bspec_jax.losses import Clamp
-
-LIMITS = {  # of the sum, by the loss's clamp
-    "hard": lambda f: np.clip(f, -1, 1),
-    "straight-through": lambda f: np.clip(f, -1, 1),
-    "tanh": np.tanh,
-    "none": np.asarray,
-}
+from bspec_jax.losses import Clamp, limited
 
 
 @np.errstate(invalid="ignore")
@@ -69,8 +63,8 @@ def probabilities(
 
     With outputs limited to [-1, 1], none exceeds `surest`.
     """
-    limited = LIMITS[clamp](np.asarray(logits, float))
-    weights = np.exp(limited - limited.max(-1, keepdims=True))
+    seen = np.asarray(limited(jnp.asarray(logits), clamp), float)
+    weights = np.exp(seen - seen.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
 
 
