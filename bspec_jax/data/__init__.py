@@ -9,7 +9,7 @@ from bspec_jax.data.description import describe
 from bspec_jax.data.identity import check_same
 from bspec_jax.data.images import Split
 from bspec_jax.data.selection import Selection, select
-from bspec_jax.data.sources import Dataset, find, load
+from bspec_jax.data.sources import Dataset, find, load, read
 
 __all__ = [
     "Dataset",
@@ -19,5 +19,6 @@ __all__ = [
     "describe",
     "find",
     "load",
+    "read",
     "select",
 ]

@@ -99,13 +99,30 @@ def load(
       ArgumentError: for more examples than there are, and what is no whole number of
         them.
     """
+    return read(
+        find(dataset, data_dir, image_size, test_share),
+        seed=seed,
+        validation_examples=validation_examples,
+        train_examples=train_examples,
+        test_examples=test_examples,
+    )
+
+
+def read(
+    source: Source,
+    *,
+    seed: int = 0,
+    validation_examples: int | None = None,
+    train_examples: int | None = None,
+    test_examples: int | None = None,
+) -> Dataset:
+    """Reads what `find` found; arguments and errors as of `load`."""
     check_numbers(
         seed=seed,
         validation_examples=validation_examples,
         train_examples=train_examples,
         test_examples=test_examples,
     )
-    source = find(dataset, data_dir, image_size, test_share)
     chosen, held_out = _permuted(
         source.train.count, seed, validation_examples, train_examples
     )
@@ -163,7 +180,7 @@ def check_numbers(**numbers: Any) -> None:
 
 
 def find(
-    name: str,
+    dataset: str,
     data_dir: Path | str | None = None,
     image_size: int | None = None,
     test_share: float = folder.TEST_SHARE,
@@ -181,10 +198,10 @@ def find(
             f"`test_share` must be above 0 and below 1, got {test_share}"
         )
     data_dir = expanded(data_dir) if data_dir else None
-    family, *rest = name.split("/")
+    family, *rest = dataset.split("/")
     families = tuple(READERS)
     if (known := position(family, families)) is None:
-        return prepared.find(name, data_dir, image_size)
+        return prepared.find(dataset, data_dir, image_size)
     name = "/".join([families[known], *rest])
     return READERS[families[known]](name, data_dir, image_size, test_share)
 

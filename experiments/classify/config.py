@@ -18,14 +18,11 @@ from experiments.flags import (
 )
 
 NAME = "classify"
-DATA_ARGUMENTS = (
-    "dataset",
-    "data_dir",
-    "image_size",
+SOURCE_ARGUMENTS = ("dataset", "data_dir", "image_size", "test_share")
+EXAMPLE_ARGUMENTS = (
     "train_examples",
     "validation_examples",
     "test_examples",
-    "test_share",
     "seed",
 )
 LEARNING_RATES = {"sgd": 0.005, "adamw": 0.001}
@@ -151,9 +148,17 @@ class Config(DataConfig):
     def branches_list(self) -> list[int]:
         return sorted({self.branches, *self.sweep_branches})
 
+    def source_arguments(self) -> dict:
+        """The arguments of `data.find`."""
+        return {name: getattr(self, name) for name in SOURCE_ARGUMENTS}
+
+    def example_arguments(self) -> dict:
+        """The arguments of `data.read`."""
+        return {name: getattr(self, name) for name in EXAMPLE_ARGUMENTS}
+
     def data_arguments(self) -> dict:
-        """The arguments of `data.load`."""
-        return {name: getattr(self, name) for name in DATA_ARGUMENTS}
+        """The arguments of `data.load`, which finds and reads."""
+        return self.source_arguments() | self.example_arguments()
 
 
 def check_selection(config: Config, num_branches: int, labels: np.ndarray) -> None:

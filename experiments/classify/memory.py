@@ -4,7 +4,8 @@ import math
 from itertools import pairwise
 from typing import NamedTuple
 
-from bspec_jax import data, runs
+from bspec_jax import runs
+from bspec_jax.data.images import Source
 from experiments.classify.config import Config
 
 FLOAT = 4  # bytes
@@ -24,15 +25,15 @@ class Size(NamedTuple):
     classes: int
 
 
-def check_before_reading(config: Config) -> None:
-    """Raises FlagError if a run cannot fit whatever its data are."""
-    train, test = config.train_examples or 1, config.test_examples or 1
-    if config.image_size is not None:
-        source = data.find(
-            config.dataset, config.data_dir, config.image_size, config.test_share
-        )
-        train = config.train_examples or source.train.count
-        test = config.test_examples or source.test.count
+def check_before_reading(config: Config, source: Source | None = None) -> None:
+    """Raises FlagError if a run cannot fit, whatever the images of its data are.
+
+    Args:
+      source: of the data, for their number; None to count a single image.
+    """
+    stored = (source.train.count, source.test.count) if source else (1, 1)
+    train = config.train_examples or stored[0]
+    test = config.test_examples or stored[1]
     side = config.image_size or 1
     check(config, Size((side, side, 1), train, test, 2))
 

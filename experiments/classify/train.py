@@ -7,10 +7,9 @@ import jax
 import numpy as np
 
 from bspec_jax import classifier, data, runs
-from bspec_jax.analysis import specialization
 from bspec_jax.branching import BranchedNetwork
 from bspec_jax.classifier import contributions
-from bspec_jax.classifier.evaluation import CONTROL, Job, Responses
+from bspec_jax.classifier.evaluation import CONTROL, Job, Responses, activity, whole
 from bspec_jax.classifier.network import Pixels
 from bspec_jax.classifier.training import (
     Recipe,
@@ -31,7 +30,9 @@ from experiments.classify.saved import responses_path, save_responses
 def load_data(config: Config) -> data.Dataset:
     """Reads the data set, and checks the flags that depend on it."""
     memory.check_before_reading(config)
-    dataset = data.load(**config.data_arguments())
+    source = data.find(**config.source_arguments())
+    memory.check_before_reading(config, source)
+    dataset = data.read(source, **config.example_arguments())
     check_data(config, dataset)
     return dataset
 
@@ -175,7 +176,6 @@ def means(log: dict[str, np.ndarray], num_classes: int) -> dict:
       log: of each step, stacked `[K, ...]`; see `classifier.training.Training`.
     """
     rms = np.sqrt(log["energy"].mean(0))
-    active = specialization.measure(rms[:, None]).num_active
     return {
         "loss": log["loss"].mean(),
         "excess_loss": log["loss"].mean() - classification_floor(num_classes),
@@ -183,5 +183,5 @@ def means(log: dict[str, np.ndarray], num_classes: int) -> dict:
         "saturated": log["saturated"].mean(),
         "gradient_norm": log["gradient_norm"].mean(),
         "norms": rms,
-        "active": int(active) if np.isfinite(active) else None,
+        "active": whole(activity(rms[:, None]).sum()),
     }
