@@ -179,15 +179,12 @@ def initial_params(config: Config) -> dict:
 
 def compare(config: Config) -> dict:
     """All forms with every M, each in a process of its own."""
-    names = ("seed", "batch_size", "slow_batch_size", "image_size", "repeats")
-    words = command_flags(config, names)
     rows = []
     for m in config.branches:
         forms = {}
         for form in get_args(Form):
-            usage, results = process(
-                f"experiments.{NAME}", "--form", form, "--branches", str(m), *words
-            )
+            alone = dataclasses.replace(config, form=form, branches=(m,))
+            usage, results = process(f"experiments.{NAME}", *command_flags(alone))
             forms[form] = {**results[form], "peak_gib": usage["peak_gib"]}
             print(f"M = {m:2} {form:15} {usage['seconds']:6.0f} s in all", flush=True)
         here = forms["here"]

@@ -109,10 +109,10 @@ def time_form(config: Config) -> dict:
 
 def compare(config: Config) -> dict:
     """All forms, each in a process of its own."""
-    words = command_flags(config, ("seed", "images", "image_size", "repeats"))
     forms, masks = {}, {}
     for form in get_args(Form):
-        usage, results = process(f"experiments.{NAME}", "--form", form, *words)
+        alone = dataclasses.replace(config, form=form)
+        usage, results = process(f"experiments.{NAME}", *command_flags(alone))
         timed = results[form]
         packed = np.frombuffer(bytes.fromhex(timed.pop("masks")), np.uint8)
         masks[form] = np.unpackbits(packed)

@@ -208,8 +208,7 @@ def compare(config: Config) -> dict:
         results[form] = [time_layer(config, form, *layer) for layer in layers]
         print_row(form, results[form])
     if not config.forms:
-        names = ("seed", "branches", "batch_size", "repeats")
-        flags = [*command_flags(config, names), "--forms", "here"]
+        flags = command_flags(dataclasses.replace(config, forms=("here",)))
         for option in OPTIONS:
             _, run_results = process(f"experiments.{NAME}", *flags, XLA_FLAGS=option)
             results[option] = run_results["forms"]["here"]

@@ -208,16 +208,12 @@ def run_form(config: Config) -> dict:
 
 def compare(config: Config) -> dict:
     """All forms with both residuals, each in a process of its own."""
-    words = command_flags(
-        config, ("seed", "preset", "branches", "batch_size", "repeats")
-    )
     rows = {}
     for residual in get_args(Residual):
         forms = {}
         for form in ("here", *TORCH_FORMS):
-            usage, results = process(
-                f"experiments.{NAME}", "--form", form, "--residual", residual, *words
-            )
+            alone = dataclasses.replace(config, form=form, residual=residual)
+            usage, results = process(f"experiments.{NAME}", *command_flags(alone))
             forms[form] = {**results[form], "peak_gib": usage["peak_gib"]}
             print(f"{residual} {form:13} {usage['seconds']:6.0f} s in all", flush=True)
         here = forms["here"]
@@ -231,8 +227,10 @@ def compare(config: Config) -> dict:
         rows[residual] = forms
     paper256 = {}
     for residual in get_args(Residual):
-        flags = ("--preset", "paper256", "--batch-size", "8", "--residual", residual)
-        _, results = process(f"experiments.{NAME}", "--form", "memory", *flags)
+        large = Config(
+            form="memory", preset="paper256", batch_size=8, residual=residual
+        )
+        _, results = process(f"experiments.{NAME}", *command_flags(large))
         paper256[residual] = results["memory"]
     return {"rows": rows, "paper256": paper256}
 

@@ -241,10 +241,10 @@ TIME_FORM: dict[Form, Callable[[Config], dict]] = {
 
 def compare(config: Config) -> dict:
     """All forms, each in a process of its own."""
-    words = command_flags(config, config.settings().keys() - {"form"})
     forms = {}
     for form in TIME_FORM:
-        usage, results = process(f"experiments.{NAME}", "--form", form, *words)
+        alone = dataclasses.replace(config, form=form)
+        usage, results = process(f"experiments.{NAME}", *command_flags(alone))
         forms[form] = {**results[form], "peak_gib": usage["peak_gib"]}
         print(f"{form:20} {usage['seconds']:6.0f} s in all", flush=True)
     products = forms.pop("products")

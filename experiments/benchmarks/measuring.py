@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -43,9 +43,18 @@ def median_seconds(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(seconds)
 
 
-def command_flags(config: runs.RunConfig, names: Iterable[str]) -> list[str]:
-    """These flags with their values, to pass on to a subprocess."""
-    return [str(word) for name in names for word in (flag(name), getattr(config, name))]
+def command_flags(config: runs.RunConfig) -> list[str]:
+    """The flags that give a subprocess the settings of this config.
+
+    Without those that do not apply to it, which it would refuse.
+    """
+    words = []
+    for name in config.settings().keys() - config.unused().keys():
+        value = getattr(config, name)
+        values = value if isinstance(value, tuple) else (value,)
+        if values not in ((), (None,)):
+            words += [flag(name), *map(str, values)]
+    return words
 
 
 def run_forms(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from importlib import import_module
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from helpers import ROOT, check_refused
 from numpy.testing import assert_allclose
 
 from bspec_jax.runs import FlagError
+from bspec_jax.runs.command_line import parse_run
 from bspec_jax.storage.errors import UserError, flag
 from experiments.benchmarks import hessian_blocks, measuring
 
@@ -149,6 +151,24 @@ def test_a_benchmark_neither_resumes_nor_draws(tmp_path, monkeypatch, capsys):
         flags = ("--workdir", tmp_path / "run", name)
         words = f"{name} does not apply to a benchmark"
         check_refused(conv_forms, flags, 2, words, monkeypatch, capsys)
+
+
+WITH_FORMS = [name for name in NAMES if hasattr(benchmark(name), "Form")]
+FORMS = [(name, form) for name in WITH_FORMS for form in get_args(benchmark(name).Form)]
+
+
+@pytest.mark.parametrize(("name", "form"), FORMS)
+def test_the_command_that_times_a_form_is_valid(name, form, monkeypatch, tmp_path):
+    module = benchmark(name)
+    alone = dataclasses.replace(module.Config(), form=form)
+    if name == "branched_resnet":
+        alone = dataclasses.replace(alone, branches=(4,))
+    applies = {"seed", "repeats"} - alone.unused().keys()
+    alone = dataclasses.replace(alone, **dict.fromkeys(applies, 7))
+    flags = ["--workdir", str(tmp_path / "run"), *measuring.command_flags(alone)]
+    monkeypatch.setattr(sys, "argv", [name, *flags])
+    parsed = parse_run(type(alone), module.NAME, name, "")
+    assert parsed.settings() == alone.settings()
 
 
 def test_a_failed_process_is_explained():
