@@ -79,7 +79,7 @@ def _check_label(label, f):
 
 
 def limited(f: Float[Array, "*shape"], clamp: Clamp) -> Float[Array, "*shape"]:
-    """F as the loss sees it; see `classification_loss`.
+    """The output f as the loss sees it; see `classification_loss`.
 
     Raises:
       ValueError: for another clamp.

@@ -53,7 +53,7 @@ def growth_ratio(
       weight_decay: lambda.
     """
     decay = jnp.asarray(weight_decay)[..., None] * jnp.asarray(squared_norm)
-    return jnp.where(decay == 0, jnp.nan, ratio(jnp.asarray(growth), decay))
+    return jnp.asarray(growth) / jnp.where(decay == 0, jnp.nan, decay)
 
 
 def layer_norms(params: Tree) -> dict[str, Float[Array, " M"]]:

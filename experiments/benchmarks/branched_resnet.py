@@ -32,11 +32,10 @@ from bspec_jax.classifier.training import Recipe, Training, training
 from bspec_jax.conv import conv_general_dilated
 from experiments.benchmarks.measuring import (
     BenchmarkConfig,
-    command_flags,
     median_seconds,
-    process,
     require,
     run_forms,
+    time_alone,
 )
 
 NAME = "benchmarks.branched_resnet"
@@ -184,9 +183,7 @@ def compare(config: Config) -> dict:
         forms = {}
         for form in get_args(Form):
             alone = dataclasses.replace(config, form=form, branches=(m,))
-            usage, results = process(f"experiments.{NAME}", *command_flags(alone))
-            forms[form] = {**results[form], "peak_gib": usage["peak_gib"]}
-            print(f"M = {m:2} {form:15} {usage['seconds']:6.0f} s in all", flush=True)
+            forms[form] = time_alone(NAME, alone, f"M = {m:2} {form:15}")
         here = forms["here"]
         for item in forms.values():
             speed = item["images_per_second"]

@@ -22,10 +22,9 @@ from bspec_jax.data import faces
 from bspec_jax.storage.optional import needs
 from experiments.benchmarks.measuring import (
     BenchmarkConfig,
-    command_flags,
     median_seconds,
-    process,
     run_forms,
+    time_alone,
 )
 
 NAME = "benchmarks.chan_vese"
@@ -112,12 +111,9 @@ def compare(config: Config) -> dict:
     forms, masks = {}, {}
     for form in get_args(Form):
         alone = dataclasses.replace(config, form=form)
-        usage, results = process(f"experiments.{NAME}", *command_flags(alone))
-        timed = results[form]
+        forms[form] = timed = time_alone(NAME, alone, f"{form:13}")
         packed = np.frombuffer(bytes.fromhex(timed.pop("masks")), np.uint8)
         masks[form] = np.unpackbits(packed)
-        forms[form] = {**timed, "peak_gib": usage["peak_gib"]}
-        print(f"{form:13} {usage['seconds']:6.0f} s in all", flush=True)
     for form, item in forms.items():
         item["times_as_fast"] = forms["scikit_image"]["seconds"] / item["seconds"]
         item["agreement"] = float((masks[form] == masks["scikit_image"]).mean())

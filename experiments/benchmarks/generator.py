@@ -32,6 +32,7 @@ from experiments.benchmarks.measuring import (
     process,
     require,
     run_forms,
+    time_alone,
 )
 
 NAME = "benchmarks.generator"
@@ -213,9 +214,7 @@ def compare(config: Config) -> dict:
         forms = {}
         for form in ("here", *TORCH_FORMS):
             alone = dataclasses.replace(config, form=form, residual=residual)
-            usage, results = process(f"experiments.{NAME}", *command_flags(alone))
-            forms[form] = {**results[form], "peak_gib": usage["peak_gib"]}
-            print(f"{residual} {form:13} {usage['seconds']:6.0f} s in all", flush=True)
+            forms[form] = time_alone(NAME, alone, f"{residual} {form:13}")
         here = forms["here"]
         for item in forms.values():
             for name in ("forward", "training"):

@@ -29,11 +29,10 @@ from bspec_jax.losses import classification_loss
 from bspec_jax.trees import ravel_branches
 from experiments.benchmarks.measuring import (
     BenchmarkConfig,
-    command_flags,
     median_seconds,
-    process,
     require,
     run_forms,
+    time_alone,
 )
 
 NAME = "benchmarks.hessian_blocks"
@@ -244,9 +243,7 @@ def compare(config: Config) -> dict:
     forms = {}
     for form in TIME_FORM:
         alone = dataclasses.replace(config, form=form)
-        usage, results = process(f"experiments.{NAME}", *command_flags(alone))
-        forms[form] = {**results[form], "peak_gib": usage["peak_gib"]}
-        print(f"{form:20} {usage['seconds']:6.0f} s in all", flush=True)
+        forms[form] = time_alone(NAME, alone, f"{form:20}")
     products = forms.pop("products")
     expected = np.array(forms["blocks"]["columns"])
     for item in forms.values():

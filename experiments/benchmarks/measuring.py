@@ -49,10 +49,10 @@ def command_flags(config: runs.RunConfig) -> list[str]:
     Without those that do not apply to it, which it would refuse.
     """
     words = []
-    for name in config.settings().keys() - config.unused().keys():
+    for name in config.settings():
         value = getattr(config, name)
         values = value if isinstance(value, tuple) else (value,)
-        if values not in ((), (None,)):
+        if name not in config.unused() and values not in ((), (None,)):
             words += [flag(name), *map(str, values)]
     return words
 
@@ -79,6 +79,16 @@ def run_forms(
     else:
         report(runs.save_results(workdir, config, compare(config), started))
     print(f"results in {workdir}")
+
+
+def time_alone(name: str, config: runs.RunConfig, label: str) -> dict:
+    """The results of a benchmark's `config.form`, in a process of its own.
+
+    With the process's `peak_gib`. Prints the label and the seconds that it took.
+    """
+    usage, results = process(f"experiments.{name}", *command_flags(config))
+    print(f"{label} {usage['seconds']:6.0f} s in all", flush=True)
+    return {**results[config.form], "peak_gib": usage["peak_gib"]}
 
 
 def process(module: str, *flags: str, **environment: str) -> tuple[dict, dict]:

@@ -140,8 +140,9 @@ def test_all_forms_of_chan_vese_segment_alike():
     assert 0 < np.unpackbits(masks["inside"]).mean() < 1
     for form, mask in masks.items():
         differing = np.unpackbits(mask ^ masks["inside"]).mean()
-        # Rounding differs between the loops, and scikit-image's is that of float64.
-        assert differing < (0.05 if form == "scikit_image" else 0.01), form
+        # Rounding differs between the loops, by a pixel of 768 at most, and
+        # scikit-image's is that of float64.
+        assert differing < (0.05 if form == "scikit_image" else 0.002), form
 
 
 def test_a_benchmark_neither_resumes_nor_draws(tmp_path, monkeypatch, capsys):
