@@ -10,6 +10,7 @@ import numpy as np
 from bspec_jax import runs, toys
 from bspec_jax.data.folder import TEST_SHARE
 from bspec_jax.figures import TASK_TITLES
+from bspec_jax.losses import Clamp
 
 FLOAT32 = np.finfo(np.float32)
 
@@ -68,6 +69,17 @@ class DataConfig(runs.RunConfig):
         super().check()
         valid = "above 0 and below 1"
         runs.check_flag(self, "test_share", lambda v: 0 < v < 1, valid)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierConfig(DataConfig):
+    """Flags of the experiments that train classifiers."""
+
+    skip_biases: bool = False
+    """Give no layer a bias, and no normalisation a shift. A branch without
+    normalisation then is homogeneous in its layers, and a silent one says nothing."""
+    clamp: Clamp = "hard"
+    """How the loss limits the sum to [-1, 1]; hard is the paper's."""
 
 
 def unused_by_data(dataset: str) -> dict[str, str]:

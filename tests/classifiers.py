@@ -5,8 +5,8 @@ from flax import linen as nn
 
 from bspec_jax.adapters import from_linen
 from bspec_jax.branching import sum_of_branches
+from bspec_jax.classifier.branches import BATCH_NORM_MOMENTUM
 from bspec_jax.classifier.network import Pixels
-from bspec_jax.classifier.resnet import BATCH_NORM_MOMENTUM
 
 PIXELS = Pixels(np.float32([0.4]), np.float32([0.3]))
 

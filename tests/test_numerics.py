@@ -13,12 +13,17 @@ from bspec_jax.analysis import (
     gradients,
     hessian,
     hessian_estimates,
-    observations,
     statistics,
 )
 from bspec_jax.analysis import hessian_measures as hm
 from bspec_jax.analysis import specialization as sp
+from bspec_jax.analysis.averages import average
 from bspec_jax.analysis.objective import Objective, frozen_responses
+from bspec_jax.analysis.vanishing import (
+    FactorScales,
+    factor_scales,
+    vanishing_shares,
+)
 from bspec_jax.branching import from_functions, sum_of_branches
 from bspec_jax.components import measures as pictures
 from bspec_jax.components.chan_vese import chan_vese
@@ -43,7 +48,6 @@ def symmetric(m, p):
 V = draw(3, 4, 2) * np.array([1, 0.5, 0.01], np.float32)[:, None, None]
 MASKS = np.zeros((2, 12, 12), bool)
 MASKS[:, 2:5, 3:9] = True
-GROUPS = np.array([[0, 1], [2, 0], [1, 2]])
 ACTIVE = np.array([True, True, False])
 TWO = from_functions(
     lambda key: jax.random.normal(key, (2, 3)), lambda w, x: jnp.tanh(x @ w)
@@ -52,6 +56,10 @@ NETWORK = sum_of_branches(TWO, 3)
 PARAMS, _ = NETWORK.init(jax.random.key(0))
 RESPOND = frozen_responses(NETWORK, ())
 X, D = jnp.asarray(draw(4, 2)), jnp.asarray(draw(4, 3))
+# So large that all factors but one are small.
+SCALES = FactorScales(*map(jnp.float32, (9.0, 5.0, 90.0)))
+STEP = np.random.default_rng(1).normal(size=(3, 2)).astype(np.float32)
+H = np.einsum("kp,lq->kplq", STEP, STEP) + np.eye(6, dtype="f").reshape(3, 2, 3, 2)
 LAYER, FEATURES = draw(2, 3, 3, 1), draw(4, 2)
 IMAGES = jnp.asarray(draw(2, 4, 4, 1))
 BYTES = RNG.integers(0, 256, (2, 4, 4, 2), np.uint8)
@@ -82,7 +90,13 @@ def scalars(measured):
 MEASURES = {
     "norms": (jitted(sp.response_norms), V, (1, 2, 0)),
     "covariance": (jitted(sp.covariance), V, (1, 2, 0)),
-    "centred": (jitted(lambda v: sp.covariance(v, centred=True)), V, (1, 2, 0)),
+    "centred": (jitted(sp.centred), V, (1, 2, 0)),
+    "activity": (jitted(sp.activity), V, (2, 3, 1)),
+    "null correlation": (
+        jitted(lambda v: sp.null_correlation(v, jax.random.key(0), rule="centred")),
+        V,
+        (1, 2, 0),
+    ),
     "correlation": (jitted(lambda v: sp.correlation(sp.covariance(v))), V, (0, 1, 1)),
     "of variances": (jitted(sp.correlation), draw(3, 3) + 9 * np.eye(3), (1, 1)),
     "mean correlation": (
@@ -101,7 +115,12 @@ MEASURES = {
     "entropy": (jitted(sp.region_entropy), draw(3, 4) ** 2, (2, 1)),
     "measure": (jitted(lambda v: scalars(sp.measure(v))), V, (2, 3, 1)),
     "measure by variance": (
-        jitted(lambda v: scalars(sp.measure(v, rule="variance", centred=True))),
+        jitted(lambda v: scalars(sp.measure(v, rule="variance"))),
+        V,
+        (0, 0, 0),
+    ),
+    "measure of the centred": (
+        jitted(lambda v: scalars(sp.measure(v, rule="centred"))),
         V,
         (0, 0, 0),
     ),
@@ -118,18 +137,22 @@ MEASURES = {
         0,
     ),
     "block norms": (jitted(hm.block_norms), symmetric(3, 2), (1, 0, 2, 1)),
-    "regrouped": (
-        jitted(lambda h: hm.block_norms(h, GROUPS)),
-        symmetric(3, 2),
-        (1, 0, 2, 1),
-    ),
     "block measures": (jitted(hm.block_measures), symmetric(3, 2), (1, 0, 2, 1)),
     "block measures' own": (jitted(hm.block_measures), symmetric(3, 2), (1, 0, 1, 0)),
-    "control": (jitted(hm.expected_control_ratio), symmetric(3, 2), (1, 1, 1, 1)),
-    "regroupings": (
-        jitted(lambda h: hm.regrouped_ratios(h, jax.random.key(0), 3)),
-        symmetric(3, 2),
-        (2, 0, 0, 1),
+    "block index": (
+        jitted(lambda norms: hm.block_index(norms, ACTIVE)),
+        draw(3, 3) ** 2,
+        (0, 1),
+    ),
+    "step effect": (
+        jitted(lambda h: hm.step_effect(h, STEP, ACTIVE)),
+        H,
+        (1, 0, 0, 1),
+    ),
+    "step's gradient": (
+        jitted(lambda g: hm.step_effect(H, g)),
+        STEP,
+        (1, 0),
     ),
     "branch spectra": (hm.branch_spectra, symmetric(2, 3), (1, 2, 1, 0)),
     "spectrum": (hm.spectrum, symmetric(2, 3), (1, 2, 1, 0)),
@@ -159,6 +182,21 @@ MEASURES = {
     ),
     "J's shares": (
         jitted(lambda x: gradients.distributive_shares(RESPOND, PARAMS, x, 9.0)),
+        X,
+        (2, 1),
+    ),
+    "vanishing": (
+        jitted(lambda d: vanishing_shares(RESPOND, PARAMS, X, d, SCALES)),
+        D,
+        (1, 0),
+    ),
+    "vanishing at inputs": (
+        jitted(lambda x: vanishing_shares(RESPOND, PARAMS, x, D, SCALES)),
+        X,
+        (2, 1),
+    ),
+    "factors' scales": (
+        jitted(lambda x: factor_scales(RESPOND, PARAMS, x, D)),
         X,
         (2, 1),
     ),
@@ -232,17 +270,10 @@ MEASURES = {
         1,
     ),
     "average": (
-        lambda entropy: observations.average(
-            sp.Specialization(*[np.ones(3)] * 3, entropy, *[np.ones(3)] * 6)
+        lambda entropy: average(
+            sp.Specialization(*[np.ones(3)] * 3, entropy, *[np.ones(3)] * 5)
         )["entropy"],
         np.array([0.2, 0.4, 0.9]),
-        1,
-    ),
-    "average of a rate": (
-        lambda silent: observations.average(
-            sp.Specialization(*[np.ones(3)] * 7, silent, *[np.ones(3)] * 2)
-        )["any_silent"],
-        np.array([0.0, 1.0, 1.0]),
         1,
     ),
 }

@@ -115,7 +115,7 @@ def distributive_scale(
 
 def collaborative_scale(collaborative: Float[Array, "N *C"]) -> Float[Array, ""]:
     """Root mean square over examples of ||D_collab||, a norm over C."""
-    return jnp.sqrt((_rows_norms(collaborative) ** 2).mean())
+    return jnp.sqrt((example_norms(collaborative) ** 2).mean())
 
 
 def distributive_shares(
@@ -136,7 +136,7 @@ def distributive_shares(
     params, examples = widen((params, examples))
 
     def one(example):
-        sizes = [jnp.linalg.norm(j, axis=1) for j in _columns(respond, params, example)]
+        sizes = [jnp.linalg.norm(j, axis=1) for j in columns(respond, params, example)]
         sizes = jnp.concatenate([size.ravel() for size in sizes])
         return _shares_below(sizes, thresholds, scale)
 
@@ -153,7 +153,7 @@ def collaborative_shares(
 
     `scale` is the `collaborative_scale` at initialisation.
     """
-    return _shares_below(_rows_norms(collaborative), thresholds, scale)
+    return _shares_below(example_norms(collaborative), thresholds, scale)
 
 
 def _shares_below(sizes: Array, thresholds: tuple[float, ...], scale: Array | float):
@@ -163,8 +163,8 @@ def _shares_below(sizes: Array, thresholds: tuple[float, ...], scale: Array | fl
     return shares + 0 * (bounds + sizes.sum())
 
 
-def _rows_norms(collaborative: Array) -> Array:
-    """||D_collab|| at each example, `[N]`, a norm over C."""
+def example_norms(collaborative: Float[Array, "N *C"]) -> Float[Array, " N"]:
+    """||D_collab|| at each example, a norm over C."""
     collaborative = widen(collaborative)
     return jnp.sqrt((collaborative**2).sum(range(1, collaborative.ndim)))
 
@@ -192,11 +192,11 @@ def alignment_histogram(
         example, d = pair
         direction = ratio(d.ravel(), jnp.linalg.norm(d))
         counts = jnp.zeros(bins, direction.dtype)
-        for columns in _columns(respond, params, example):
-            columns = ratio(columns, jnp.linalg.norm(columns, axis=1, keepdims=True))
-            cosine = jnp.abs(jnp.einsum("mcp,c->mp", columns, direction)).ravel()
+        for leaf in columns(respond, params, example):
+            unit = ratio(leaf, jnp.linalg.norm(leaf, axis=1, keepdims=True))
+            cosine = jnp.abs(jnp.einsum("mcp,c->mp", unit, direction)).ravel()
             index = jnp.clip((cosine * bins).astype(jnp.int32), 0, bins - 1)
-            nonzero = columns.any(1) & direction.any()
+            nonzero = unit.any(1) & direction.any()
             counts = counts.at[index].add(nonzero.ravel().astype(counts.dtype))
             counts = counts + 0 * cosine.sum()
         return counts
@@ -206,7 +206,7 @@ def alignment_histogram(
     return ratio(counts, counts.sum())
 
 
-def _columns(respond: Respond, params: Tree, example: Tree) -> list[Array]:
+def columns(respond: Respond, params: Tree, example: Tree) -> list[Array]:
     """The columns of J_k at one example, a leaf `[M, C, P]` for each of `params`."""
     jacobian, c = _jacobian(respond, params, example)
     leaves = zip(jax.tree.leaves(jacobian), jax.tree.leaves(params), strict=True)

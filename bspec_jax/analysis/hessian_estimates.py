@@ -12,10 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Integer, Key
+from jaxtyping import Array, Float, Key
 
-from bspec_jax.analysis.hessian_measures import check_groups, eigenvalues
+from bspec_jax.analysis.hessian_measures import eigenvalues
 from bspec_jax.analysis.hessian_products import (
     branch_columns,
     compiled,
@@ -43,7 +42,6 @@ def block_norms(
     *,
     leaves: Leaves = None,
     probes: int = 32,
-    groups: Integer[ArrayLike, "M P"] | None = None,
     chunk_size: int | None = None,
     progress: Callable[[int], None] = lambda probes_done: None,
 ) -> EstimatedNorms:
@@ -53,7 +51,6 @@ def block_norms(
       params: leaves `[M, ...]`.
       leaves: paths or patterns of the parameters; all by default.
       probes: number of sign vectors, at least 2.
-      groups: as in `hessian_measures.block_norms`, for the control.
       progress: takes the number of probes done since its last call.
 
     The squares are unbiased; their standard error comes from the spread over probes,
@@ -63,12 +60,12 @@ def block_norms(
     with the Hessian per probe.
 
     Raises:
-      ValueError: for fewer than 2 probes, and groups that are not `[M, P]`.
+      ValueError: for fewer than 2 probes.
     """
     if check_count("probes", probes) < 2:
         raise ValueError(f"the standard error takes at least 2 probes, got {probes}")
     chunk_size = _whole_chunks(objective, chunk_size)
-    options = {"groups": groups, "leaves": leaves, "chunk_size": chunk_size}
+    options = {"leaves": leaves, "chunk_size": chunk_size}
     of_probe = compiled(partial(_probe, **options), objective)
     samples = []
     for probe in jax.random.split(key, probes):
@@ -81,23 +78,19 @@ def block_norms(
     return EstimatedNorms(norms, ratio(error, 2 * norms))
 
 
-def _probe(objective, params, key, groups, leaves, chunk_size):
+def _probe(objective, params, key, leaves, chunk_size):
     """One sample of all squared norms."""
     objective, params = prepare(objective, params, leaves)
     flat, unravel = ravel_branches(params)
-    m = flat.shape[0]
-    if groups is None:
-        groups = jnp.broadcast_to(jnp.arange(m)[:, None], flat.shape)
-    groups = check_groups(groups, flat.shape)
+    branch = jnp.arange(flat.shape[0])
     signs = jax.random.rademacher(key, flat.shape, flat.dtype)
     product = _sum_over_chunks(lambda o: operator(o, params), objective, chunk_size)
 
-    def column(group):
-        entries = product(unravel(jnp.where(groups == group, signs, 0)))
-        entries, _ = ravel_branches(entries)
-        return jax.ops.segment_sum(entries.ravel() ** 2, groups.ravel(), m)
+    def column(k):
+        entries = product(unravel(jnp.where(branch[:, None] == k, signs, 0)))
+        return (ravel_branches(entries)[0] ** 2).sum(1)
 
-    return jax.lax.map(column, jnp.arange(m)).T
+    return jax.lax.map(column, branch).T
 
 
 def lanczos_spectra(

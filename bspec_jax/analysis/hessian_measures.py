@@ -6,123 +6,121 @@ that depends on them NaN. Norms are float32 or wider.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Integer, Key
+from jaxtyping import Array, Bool, Float
 
-from bspec_jax.numerics import check_count, known, nan_unless_finite, ratio, widen
+from bspec_jax.numerics import largest, nan_unless_finite, ratio, widen
 
 BlockMatrix = Float[Array | np.ndarray, "M P M P"]
+Activity = Bool[ArrayLike, " M"] | Float[ArrayLike, " M"]
 SMALL_BLOCK = 1e-2  # see `block_measures`
 
 
-def block_norms(
-    hessian: BlockMatrix, groups: Integer[ArrayLike, "M P"] | None = None
-) -> Float[Array, "M M"]:
+def block_norms(hessian: BlockMatrix) -> Float[Array, "M M"]:
     """Frobenius norm of each block.
-
-    Args:
-      groups: the block that each parameter belongs to, in 0..M-1; by default that of
-        its branch. See `random_groups`.
 
     Raises (as everything here that takes a Hessian):
       TypeError: for something else than an array, such as its two parts.
-      ValueError: if it is not `[M, P, M, P]`, or the groups are not `[M, P]`.
+      ValueError: if it is not `[M, P, M, P]`.
     """
     hessian = _block_matrix(hessian)
     # At this scale no square over- or underflows.
     size = jnp.where(jnp.isfinite(hessian), jnp.abs(hessian), 0).max()
     scale = jnp.where(size == 0, 1, size)
-    squares = (hessian / scale) ** 2
-    if groups is None:
-        return scale * jnp.sqrt(squares.sum((1, 3)))
-    groups = check_groups(groups, hessian.shape[:2])
-    member = jax.nn.one_hot(groups.ravel(), len(groups), dtype=hessian.dtype)
-    squares = squares.reshape(groups.size, groups.size)
-    norms = jnp.linalg.multi_dot((member.T, squares, member), precision="highest")
-    return scale * jnp.sqrt(norms)
+    return scale * jnp.sqrt(((hessian / scale) ** 2).sum((1, 3)))
 
 
-def check_groups(groups: Any, shape: tuple[int, ...]) -> Int[Array, "M P"]:
-    """The groups of M P parameters.
-
-    Raises:
-      ValueError: if they are not integers in 0..M-1 of that shape.
-    """
-    groups = jnp.asarray(groups)
-    if groups.shape != shape or not jnp.issubdtype(groups.dtype, jnp.integer):
-        raise ValueError(
-            f"groups must be integers of shape {shape}, not {groups.dtype} of "
-            f"{groups.shape}"
-        )
-    if known(((groups < 0) | (groups >= shape[0])).any()):
-        raise ValueError(f"groups must be in 0..{shape[0] - 1}")
-    return groups
-
-
-def block_measures(hessian: BlockMatrix) -> dict[str, Array]:
-    """All measures of observation 7, how nearly block diagonal a Hessian is, by name.
+def block_measures(
+    hessian: BlockMatrix, active: Activity | None = None
+) -> dict[str, Array]:
+    """How nearly block diagonal a Hessian is, by name: norms, index and ratios.
 
     `small_blocks` is the share of off-diagonal blocks below `SMALL_BLOCK` times the
-    largest diagonal one.
+    largest diagonal one. The index is that of observation 7, over the active branches;
+    all else is over all branches.
+
+    Args:
+      active: as in `block_index`.
     """
     norms = block_norms(hessian)
-    ratio, control = offdiagonal_ratio(norms), expected_control_ratio(hessian)
     m = len(norms)
     small = nan_unless_finite(norms) < SMALL_BLOCK * jnp.diagonal(norms).max()
     off_diagonal = (small & ~jnp.eye(m, dtype=bool)).sum(dtype=norms.dtype)
     return {
         "block_norms": norms,
-        "offdiagonal_ratio": ratio,
-        "control_ratio": control,
-        "ratio_to_control": ratio / control,
+        "block_index": block_index(norms, active),
+        "offdiagonal_ratio": offdiagonal_ratio(norms),
         "mean_pair_ratio": mean_pair_ratio(norms),
         "small_blocks": off_diagonal / max(m * (m - 1), 1) + 0 * norms.sum(),
     }
 
 
-def random_groups(
-    key: Key[Array, ""], num_branches: int, num_params: int
-) -> Int[Array, "M P"]:
-    """Random assignment of all parameters to M groups of P: the Hessian's control."""
-    own = jnp.repeat(jnp.arange(num_branches), num_params)
-    return jax.random.permutation(key, own).reshape(num_branches, num_params)
+def block_index(
+    norms: Float[Array, "M M"], active: Activity | None = None
+) -> Float[Array, ""]:
+    """S_H = 1 - r^2 / (m - 1), with r the off-diagonal ratio of the m active branches.
+
+    1 for a block-diagonal Hessian, 0 for identical branches: at a given likeness of the
+    branches r^2 grows with m - 1. Silent branches are left out, since their empty
+    blocks would raise it. NaN for fewer than two active branches, and where none of
+    them has curvature of its own.
+
+    Args:
+      norms: of the blocks.
+      active: 1 for an active branch, 0 for a silent one, NaN if it may be either; all
+        are active by default. See `specialization.activity`.
+
+    Raises:
+      ValueError: for norms that are not `[M, M]`, and activity that is not of M.
+    Source: docs/theory.md.
+    """
+    norms = _norms(norms)
+    pairs = _pairs(active, norms)
+    norms = jnp.where(pairs == 0, 0, pairs * norms)
+    squares = ratio(norms, largest(norms)) ** 2
+    m, own = jnp.trace(pairs), jnp.trace(squares)
+    other = jnp.where(jnp.eye(len(norms), dtype=bool), 0, squares).sum()
+    defined = (m != 1) & (m != 0) & (own != 0)
+    return jnp.where(defined, 1 - other / own / (m - 1), jnp.nan)
 
 
-def expected_control_ratio(hessian: BlockMatrix) -> Float[Array, ""]:
-    """The ratio for regrouped parameters, in expectation over all regroupings.
+def step_effect(
+    hessian: BlockMatrix,
+    gradient: Float[ArrayLike, "M P"],
+    active: Activity | None = None,
+) -> Float[Array, ""]:
+    """How much a step of one branch moves the gradients of others, and not its own.
 
-    Two parameters share a group with probability (P - 1) / (M P - 1), so that of the
-    sum of squares S, D of it on the diagonal, D + (S - D) (P - 1) / (M P - 1) is
-    expected inside the groups. NaN where the diagonal is zero.
+    The mean over pairs k != l of active branches of ||H_lk d_k|| / ||H_kk d_k||, where
+    d_k is a gradient step of branch k alone: the paper's argument for independent
+    branches. NaN without such a pair, that is where no step changes its own gradient.
+
+    Args:
+      gradient: of each branch, in the order of the Hessian's parameters.
+      active: as in `block_index`.
+
+    Raises:
+      ValueError: for a gradient that is not `[M, P]`, too.
+    Source: section 5.2. Cost: O((M P)^2).
     """
     hessian = nan_unless_finite(_block_matrix(hessian))
-    m, p = hessian.shape[:2]
-    largest = jnp.abs(hessian).max()
-    squares = ratio(hessian, largest).reshape(m * p, m * p) ** 2
-    diagonal = jnp.diagonal(squares).sum()
-    other = jnp.where(jnp.eye(m * p, dtype=bool), 0, squares).sum()
-    share = (p - 1) / max(m * p - 1, 1)
-    within = diagonal + share * other
-    return jnp.sqrt((1 - share) * other / within)
-
-
-def regrouped_ratios(
-    hessian: BlockMatrix, key: Key[Array, ""], count: int
-) -> Float[Array, " count"]:
-    """`offdiagonal_ratio` of `count` random regroupings, to show their spread.
-
-    `expected_control_ratio` has no sampling error.
-    """
-    check_count("count", count)
-
-    def one(key):
-        groups = random_groups(key, *hessian.shape[:2])
-        return offdiagonal_ratio(block_norms(hessian, groups))
-
-    return jax.lax.map(one, jax.random.split(key, count))
+    gradient = nan_unless_finite(widen(jnp.asarray(gradient)))
+    if gradient.shape != hessian.shape[:2]:
+        raise ValueError(
+            f"the gradient must be {hessian.shape[:2]}, not {gradient.shape}"
+        )
+    hessian = ratio(hessian, largest(jnp.abs(hessian)))
+    step = ratio(gradient, largest(jnp.abs(gradient), 1, keepdims=True))
+    moved = jnp.einsum("lpkq,kq->lkp", hessian, step, precision="highest")
+    moved = jnp.linalg.norm(moved, axis=2)
+    own = jnp.diagonal(moved)[None, :]
+    others = ~jnp.eye(len(hessian), dtype=bool) & (own != 0)
+    pairs = jnp.where(others, _pairs(active, moved), 0)
+    effects = jnp.where(pairs == 0, 0, pairs * moved / jnp.where(own == 0, 1, own))
+    count = pairs.sum()
+    return effects.sum() / jnp.where(count == 0, jnp.nan, count) + 0 * moved.sum()
 
 
 def branch_spectra(
@@ -202,3 +200,15 @@ def _norms(norms: Any) -> Array:
     if norms.ndim != 2 or norms.shape[0] != norms.shape[1]:
         raise ValueError(f"norms of blocks must be [M, M], not {norms.shape}")
     return norms
+
+
+def _pairs(active: Any, like: Array) -> Array:
+    """1 for each pair of active branches, `[M, M]`, each with itself too."""
+    m = len(like)
+    active = jnp.ones(m) if active is None else jnp.asarray(active)
+    if active.shape != (m,):
+        raise ValueError(
+            f"`active` has shape {active.shape}, but there are {m} branches"
+        )
+    active = active.astype(like.dtype)
+    return active[:, None] * active[None, :]

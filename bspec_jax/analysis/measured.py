@@ -11,9 +11,9 @@ class Specialization(NamedTuple):
     """The measures of one network, scalars of a floating type; see `measure`.
 
     Numbers are those of the observations in section 4. Where `num_active` is 0,
-    `entropy` and `silent_share_of_active` are undefined, and where `active_pairs` is 0,
-    `correlation` is: leave them out of averages. All are floats, counts too, so that
-    they can be NaN where the responses are not finite.
+    observations 1 to 4 are undefined, and where `active_pairs` is 0, `correlation` is:
+    leave them out of averages. All are floats, counts too, so that they can be NaN
+    where the responses are not finite.
     """
 
     num_active: Array  # branches active over all data
@@ -21,9 +21,8 @@ class Specialization(NamedTuple):
     index: Array  # S of the covariance
     entropy: Array  # 1: region entropy, mean over active branches
     active_per_region: Array  # 2: active branches / M, mean over regions
-    silent_share: Array  # 3: share of regions where a branch is silent, mean over M
-    silent_share_of_active: Array  # the same, mean over active branches
-    any_silent: Array  # 4: 1 if at least one branch is silent over all data, or else 0
+    silent_share: Array  # 3: share of regions where an active branch is silent, mean
+    silent_fraction: Array  # 4: num_silent / M
     correlation: Array  # 5: |rho|, mean over pairs of active branches
     active_pairs: Array  # number of those pairs
 
@@ -117,7 +116,7 @@ def _summary(measured: Measured) -> list[str]:
     if values["num_active"]:
         lines.append(
             f"Means over active branches: entropy {values['entropy']:.3f}, silent in "
-            f"{100 * values['silent_share_of_active']:.0f} % of the regions"
+            f"{100 * values['silent_share']:.0f} % of the regions"
         )
     if values["active_pairs"]:
         lines[-1] += f", |correlation| {values['correlation']:.3f}"

@@ -1,208 +1,142 @@
-"""The observations of section 4 as measures with thresholds, and their verdicts.
+"""Records of the observations of section 4, from measures of many networks.
 
-The thresholds were fixed before any run. An observation holds in a setting if the 95 %
-interval of its measure lies beyond both the threshold and the control. The control is a
-sum of separately trained networks for the responses, and randomly regrouped parameters
-for the Hessian. The observation does not hold if the interval lies entirely on the
-wrong side of either. Otherwise, for example with too few networks, it is undecided.
-
-A *record* (from `evaluate`) states one observation's value, interval, control and
-verdict; a *finding* (from `findings`) adds the level and the setting, as in
-`results.json`.
+A *record* (from `evaluate`) states one observation's value, interval, what it is
+compared with, and its verdict by `verdicts`; a *finding* (from `findings`) adds the
+level and the setting, as in `results.json`. Verdicts rest on the centred responses;
+those on the responses as they are, the paper's measure, stand beside them.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from bspec_jax.analysis.specialization import Specialization
-from bspec_jax.analysis.statistics import mean_interval, rate_interval
+from bspec_jax.analysis.averages import summary
+from bspec_jax.analysis.statistics import FEW, rate_difference
+from bspec_jax.analysis.verdicts import BOTH, OBSERVATIONS, judge
 
-
-class Observation(NamedTuple):
-    """A claim, which holds if its measure is below (`below`) or above the threshold."""
-
-    measure: str
-    threshold: float
-    below: bool
-    claim: str
-
-
-OBSERVATIONS = {
-    1: Observation("entropy", 0.8, True, "branches have regions of specialization"),
-    2: Observation("active_per_region", 0.25, True, "regions are rarely shared"),
-    3: Observation("silent_share", 0.5, False, "a branch is silent in most regions"),
-    4: Observation("any_silent", 0.95, False, "some branches are silent everywhere"),
-    5: Observation("correlation", 0.3, True, "responses of branches correlate little"),
-    6: Observation("active_growth", 1.5, True, "active branches hardly grow with M"),
-    7: Observation(
-        "ratio_to_control", 0.5, True, "the Hessian is nearly block diagonal"
-    ),
-    "section8": Observation(
-        "vanishing_difference",
-        0.0,
-        False,
-        "it is the distributive factor that vanishes",
-    ),
-}
-VERDICTS = {True: "holds", False: "does not hold", None: "undecided"}
-
-
-def holds(
-    number: int | str,
-    interval: tuple[float, float],
-    control_interval: tuple[float, float] | None = None,
-) -> bool | None:
-    """Whether an observation holds, from the 95 % intervals of measure and control.
-
-    None (undecided) if the interval contains the threshold, overlaps the control's, or
-    is not finite: NaN where undefined, infinite for a single network.
-    """
-    _, threshold, below, _ = OBSERVATIONS[number]
-    bounds = [*interval, *(() if control_interval is None else control_interval)]
-    if not all(math.isfinite(bound) for bound in bounds):
-        return None
-    sign = 1 if below else -1  # from here on, smaller is better
-    limit = sign * threshold
-    low, high, *control = (sign * bound for bound in bounds)
-    low, high = sorted((low, high))
-    if high <= limit and (not control or high < min(control)):
-        return True
-    if low > limit or (control and low > max(control)):
-        return False
-    return None
-
-
-# Where a measure is defined; measures that are not listed always are. NaN is not 0: a
-# network whose responses are not finite counts, and makes the mean NaN.
-DEFINED: dict[str, Callable[[Specialization], np.ndarray]] = {
-    "entropy": lambda m: m.num_active != 0,
-    "silent_share_of_active": lambda m: m.num_active != 0,
-    "correlation": lambda m: m.active_pairs != 0,
-}
-RATES = {"any_silent"}  # measures that are 0 or 1
-
-
-def average(measured: Specialization, counts=True) -> dict[str, dict]:
-    """Mean and 95 % interval of each measure over networks, the last axis.
-
-    Args:
-      measured: NumPy arrays, `[..., T]`.
-      counts: which networks count, `[..., T]`: leave out those that diverged, since
-        a single NaN makes the mean NaN. A network is also left out where its measure is
-        undefined: a mean over active branches if none is active, a correlation without
-        a pair.
-
-    Returns:
-      For each field of `Specialization` a dict with its `mean`, `[...]`, and
-      `interval`, `[..., 2]`.
-    """
-    means = {}
-    for name, values in measured._asdict().items():
-        defined = counts & DEFINED.get(name, lambda _: True)(measured)
-        kind = rate_interval if name in RATES else mean_interval
-        mean, interval = kind(values, defined)
-        means[name] = {"mean": mean, "interval": interval}
-    return means
+SAME_SUCCESS = 0.005  # observation 6 compares networks that differ by no more
+# Shown with the conjecture of section 8: shares of all (parameter, example) pairs.
+BESIDE = ("vanishing_share", "vanishing_gradient", "orthogonal")
 
 
 def evaluate(
     branches: Sequence[int],
-    converged: Mapping[str, dict],
-    initial: Mapping[str, dict],
-    control: Mapping[str, dict],
-    success_interval,
+    measures: Mapping[str, Mapping[str, Mapping]],
+    success: Mapping[str, Any] | None = None,
+    *,
+    regime: str | None = None,
 ) -> dict[int, dict]:
     """Records of observations 1 to 6 at the largest M, by number.
 
     Args:
       branches: the values of M, ascending.
-      converged: for each measure, its mean and 95 % interval over seeds after training,
-        `{"mean": [len(branches)], "interval": [len(branches), 2]}`.
-      initial: the same at initialisation.
-      control: the same for sums of separately trained networks.
-      success_interval: 95 % interval of the success rate or accuracy for each M.
+      measures: of the "centred" responses and by the paper's "norm" rule, each of
+        `averages.average_stages` with the axis `[len(branches)]`; the first with the
+        null correlation.
+      success: "mean", `[len(branches)]`, and "interval", `[len(branches), 2]`, of the
+        success rate or the accuracy. If networks of several M share a seed, "values",
+        `[len(branches), seeds]`, in place of the interval.
+      regime: what the runs lack of the paper's regime (`missing_regime`): nothing is
+        decided then.
 
-    `holds` is None where there is no verdict: if the measure or its control is NaN, for
-    a single network, for observation 2 if M < 8, and for observation 6 if `branches`
-    has no value near a quarter of the largest (see `quarter_index`). With a single M
-    there is no growth and no record of observation 6.
+    A record has the number of `networks`, `value` and `interval`; those of the start
+    and the control; `holds`, True, False or None, and the `reason` unless it is True;
+    `regime`; what stands `beside` it, by name; and as `uncentred` the paper's measure
+    with its verdict, and whether that `agrees`. With a single M there is no growth and
+    no record of observation 6.
     """
+    numbers = range(1, 6 if len(branches) == 1 else 7)
     records = {}
-    for number in range(1, 6):
-        name = OBSERVATIONS[number].measure
-        interval = tuple(converged[name]["interval"][-1])
-        control_interval = tuple(control[name]["interval"][-1])
-        value, control_value = converged[name]["mean"][-1], control[name]["mean"][-1]
-        defined = not (math.isnan(value) or math.isnan(control_value))
-        defined = defined and (number != 2 or branches[-1] >= 8)
-        records[number] = _record(
-            number,
-            branches=branches[-1],
-            value=value,
-            interval=interval,
-            initial=initial[name]["mean"][-1],
-            control=control_value,
-            control_interval=control_interval,
-            holds=holds(number, interval, control_interval) if defined else None,
+    for number in numbers:
+        centred, norm = (
+            _growth(branches, measures[rule], success, regime)
+            if number == 6
+            else _record(number, branches, measures[rule], regime)
+            for rule in ("centred", "norm")
         )
-    if len(branches) == 1:
-        return records
-    stages = (converged["num_active"], initial["num_active"], control["num_active"])
-    return records | {6: _active_growth(branches, *stages, success_interval)}
+        uncentred = {key: norm[key] for key in ("value", "interval", "holds")}
+        uncentred["agrees"] = norm["holds"] is centred["holds"]
+        records[number] = centred | {"uncentred": uncentred}
+    for stage in ("change", "null"):
+        records[5]["beside"][stage] = _last(measures["centred"][stage]["correlation"])
+    return records
 
 
 def evaluate_hessian(
     branches: Sequence[int],
-    converged: Mapping[str, dict],
-    initial: Mapping[str, dict],
+    stages: Mapping[str, Mapping[str, Mapping]],
+    *,
+    regime: str | None = None,
 ) -> dict[int | str, dict]:
-    """Records of observation 7 and of the conjecture of section 8, at the largest M.
+    """Records of observation 7 and of the conjecture of section 8.
+
+    Observation 7 is taken at the largest M. Networks that fit their data have no
+    collaborative factor left, so that the conjecture is taken at the largest M at which
+    it is defined for enough networks: `FEW`, or as many as there are at any M.
 
     Args:
       branches: the values of M, ascending.
-      converged: mean and interval over seeds after training, as in `evaluate`, of
-        "offdiagonal_ratio", "control_ratio", "ratio_to_control" and
-        "vanishing_difference": the share of (parameter, example) pairs whose
-        distributive factor is below 1e-2 of its initial root mean square, minus the
-        share of examples whose collaborative factor is.
-      initial: the same at initialisation.
-
-    Observation 7 also requires the off-diagonal ratio to be below its value at
-    initialisation. Its measure, a ratio to the control, already contains the control.
+      stages: "converged", "initial" and "control", each with the mean, the interval and
+        the number of networks, as in `evaluate`, of "block_index"
+        (`hessian_measures.block_index`). After training also of "step_effect", of the
+        shares `BESIDE`, and of "vanishing_distributive", the share of vanishing
+        distributive factors minus that at the start; see `gradients.vanishing_shares`.
+      regime: as in `evaluate`.
     """
-
-    def record(number, control=None, control_interval=None):
-        measure = converged[OBSERVATIONS[number].measure]
-        interval = tuple(measure["interval"][-1])
-        return _record(
-            number,
-            branches=branches[-1],
-            value=measure["mean"][-1],
-            interval=interval,
-            initial=initial[OBSERVATIONS[number].measure]["mean"][-1],
-            control=control,
-            control_interval=control_interval,
-            holds=holds(number, interval),
-        )
-
-    ratio, control = "offdiagonal_ratio", converged["control_ratio"]
-    block_diagonal = record(7, control["mean"][-1], tuple(control["interval"][-1]))
-    if block_diagonal["holds"]:
-        end, start = converged[ratio]["interval"][-1], initial[ratio]["interval"][-1]
-        defined = all(math.isfinite(bound) for bound in (*end, *start))
-        block_diagonal["holds"] = bool(end[1] < start[0]) if defined else None
-    vanishing = record("section8")
-    if vanishing["holds"]:  # strictly above the threshold, unlike the other measures
-        vanishing["holds"] = bool(vanishing["interval"][0] > 0)
+    converged = stages["converged"]
+    block_diagonal = _record(7, branches, stages, regime)
+    block_diagonal["beside"]["step_effect"] = _last(converged["step_effect"])
+    networks = np.asarray(converged["vanishing_distributive"]["networks"])
+    at = int(np.flatnonzero(networks >= min(FEW, networks.max()))[-1])
+    vanishing = _record("section8", branches, stages, regime, at)
+    for name in BESIDE:
+        vanishing["beside"][name] = _last(converged[name], at)
     return {7: block_diagonal, "section8": vanishing}
 
 
-def _record(number: int | str, **measured) -> dict:
-    measure, threshold, _, claim = OBSERVATIONS[number]
-    return {"claim": claim, "measure": measure, "threshold": threshold, **measured}
+def _record(number, branches, stages, regime, at=-1) -> dict:
+    claim = OBSERVATIONS[number]
+    means = {stage: stages[stage].get(claim.measure) for stage in ("converged", *BOTH)}
+    found = {stage: _last(of_stage, at) for stage, of_stage in means.items()}
+    interval = found["converged"]["interval"]
+    compared = {stage: found[stage]["interval"] for stage in claim.compared}
+    holds, reason = judge(number, interval, compared)
+    if branches[at] < claim.least:
+        holds, reason = None, f"it says nothing of M below {claim.least}"
+    return {
+        "claim": claim.claim,
+        "measure": claim.measure,
+        "threshold": claim.threshold,
+        "branches": branches[at],
+        **found["converged"],
+        "initial": found["initial"]["value"],
+        "initial_interval": found["initial"]["interval"],
+        "control": found["control"]["value"],
+        "control_interval": found["control"]["interval"],
+        **_decided(found["converged"]["networks"], holds, reason, regime),
+    }
+
+
+def _decided(networks, holds, reason, regime) -> dict:
+    """The end of a record: no verdict of one network, nor outside the regime."""
+    if networks < 2:
+        holds, reason = None, "one network" if networks else "no network"
+    if regime:
+        holds, reason = None, None
+    return {"holds": holds, "reason": reason, "regime": regime, "beside": {}}
+
+
+def _last(means: Mapping[str, Any] | None, at: int = -1) -> dict:
+    """Value, interval and number of networks at one M; undefined for None."""
+    if means is None:
+        return {"value": math.nan, "interval": (math.nan,) * 2, "networks": 0}
+    return {
+        "value": means["mean"][at],
+        "interval": tuple(means["interval"][at]),
+        "networks": means["networks"][at],
+    }
 
 
 def quarter_index(branches: Sequence[int]) -> int | None:
@@ -212,40 +146,80 @@ def quarter_index(branches: Sequence[int]) -> int | None:
     return nearest if 3 <= ratios[nearest] <= 6 else None
 
 
-def _active_growth(branches, converged, initial, control, success_interval) -> dict:
+def _growth(branches, stages, success, regime) -> dict:
     """Observation 6: active branches at the largest M over those at a quarter of it.
 
-    The interval is that of a ratio of independent means (delta method on the
-    logarithm). The verdict ignores the control: nearly all of its branches are active,
-    so that its growth is that of M.
+    The control, of which nearly all branches are active, grows with M: it is shown
+    only.
     """
     quarter = quarter_index(branches)
-    defined = quarter is not None
-    quarter = quarter or 0
-    mean = np.asarray(converged["mean"], float)
-    low, high = np.asarray(converged["interval"], float).T
+    at = quarter or 0
+    active = {stage: stages[stage]["num_active"] for stage in ("converged", *BOTH)}
+    (value, interval), (initial, _), (control, _) = (
+        _ratio_of_means(means, at) for means in active.values()
+    )
+    holds, reason = judge(6, interval, {})
+    difference = _success_difference(success, at)
+    if not_compared := _not_compared(quarter, difference):
+        holds, reason = None, not_compared
+    networks = min(active["converged"]["networks"][i] for i in (at, -1))
+    claim = OBSERVATIONS[6]
+    record = {
+        "claim": claim.claim,
+        "measure": claim.measure,
+        "threshold": claim.threshold,
+        "branches": [branches[at], branches[-1]],
+        "value": value,
+        "interval": interval,
+        "networks": networks,
+        "initial": initial,
+        "control": control,
+        **_decided(networks, holds, reason, regime),
+    }
+    record["beside"]["success_difference"] = difference
+    return record
 
-    def growth(mean):
-        return mean[-1] / mean[quarter] if mean[quarter] else math.nan
 
+def _ratio_of_means(means, at) -> tuple[float, tuple[float, float]]:
+    """Of the last mean and another one, with its interval.
+
+    That of independent means, by the delta method on the logarithm.
+    """
+    mean = np.asarray(means["mean"], float)
+    half = np.asarray(means["interval"], float)[:, 1] - mean
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = (high - low) / 2 / mean
-        half = np.hypot(relative[-1], relative[quarter])
-        interval = tuple(growth(mean) * np.exp([-half, half]))
-    finite = math.isfinite(growth(mean))
-    verdict = holds(6, interval) if defined and finite else None
-    if verdict:
-        ends = success_interval[-1][1], success_interval[quarter][0]
-        verdict = bool(ends[0] >= ends[1]) if np.isfinite(ends).all() else None
-    return _record(
-        6,
-        branches=[branches[quarter], branches[-1]],
-        value=growth(mean),
-        interval=interval,
-        initial=growth(initial["mean"]),
-        control=growth(control["mean"]),
-        control_interval=None,
-        holds=verdict,
+        value = mean[-1] / mean[at] if mean[at] else math.nan
+        half = np.hypot(*(half / mean)[[at, -1]])
+    if np.isinf(half):
+        return value, (-math.inf, math.inf)
+    return value, tuple(value * np.exp([-half, half]))
+
+
+def _success_difference(success, at) -> dict:
+    """The success at the largest M minus that at another one, with its interval."""
+    if success is None:
+        return _last(None)
+    if "values" in success:
+        values = np.asarray(success["values"], float)
+        return _last(summary((values[-1] - values[at])[None], True, (-1, 1)))
+    two = (np.asarray(success[key])[[at, -1]] for key in ("mean", "interval"))
+    value, interval = rate_difference(*two)
+    return {"value": value, "interval": tuple(interval)}
+
+
+def _not_compared(quarter, difference) -> str | None:
+    """Why the numbers of active branches at two M must not be compared."""
+    if quarter is None:
+        return "no M near a quarter of the largest"
+    low, high = difference["interval"]
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "no interval of the difference in success"
+    if low >= -SAME_SUCCESS and high <= SAME_SUCCESS:
+        return None
+    return (
+        f"success differs by {100 * difference['value']:.1f} points "
+        f"({100 * low:.1f} to {100 * high:.1f}), not surely by at most "
+        f"{100 * SAME_SUCCESS:g}"
     )
 
 

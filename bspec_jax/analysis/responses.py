@@ -1,11 +1,12 @@
-"""Stacked responses v, `[M, N, ...]`: norms, energies, covariance."""
+"""Stacked responses v, `[M, N, ...]`: means, norms, energies, covariance."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from bspec_jax.numerics import (
     check_count,
@@ -37,19 +38,47 @@ def response_norms(responses: Float[ArrayLike, "M N *C"]) -> Float[Array, " M"]:
     return scale[:, 0] * jnp.linalg.norm(matrix / scale, axis=1)
 
 
-def covariance(
-    responses: Float[ArrayLike, "M N *C"], *, centred: bool = False
-) -> Float[Array, "M M"]:
-    """F F^T, uncentred as in the paper and not divided by the number of examples.
+def centred(responses: Float[ArrayLike, "M N *C"]) -> Float[Array, "M N *C"]:
+    """The responses without each branch's mean over the examples, output by output.
+
+    Removes what a branch says whatever its input is, such as the output bias that a
+    silent branch keeps. A branch that is constant becomes exactly zero. One that
+    responds in one of R equal regions alone then responds in all, outside of it by
+    -1 / (R - 1) of its response there.
+    """
+    responses = stacked(responses)
+    # The mean of equal numbers is rounded, but not that of their differences.
+    differences = responses - responses[:, :1]
+    return differences - differences.mean(axis=1, keepdims=True)
+
+
+def input_regions(inputs: ArrayLike) -> Int[np.ndarray, " N"]:
+    """The region of each example, 0..R-1: examples with equal inputs share one.
+
+    On the host. Branches cannot tell such examples apart, and would otherwise count
+    them twice.
 
     Args:
-      responses: v.
-      centred: subtract each branch's mean first.
+      inputs: `[N, ...]`.
+
+    Raises:
+      ValueError: without an axis of examples, or without an example.
+    """
+    inputs = np.asarray(inputs)
+    if not inputs.ndim or not inputs.size:
+        raise ValueError(f"inputs must be [N, ...], and have shape {inputs.shape}")
+    rows = inputs.reshape(len(inputs), -1)
+    return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def covariance(responses: Float[ArrayLike, "M N *C"]) -> Float[Array, "M M"]:
+    """F F^T, uncentred as in the paper and not divided by the number of examples.
+
+    With the means removed: `covariance(centred(v))`.
+
     Source: section 4.1.
     """
     matrix = response_matrix(responses)
-    if centred:
-        matrix = matrix - matrix.mean(axis=1, keepdims=True)
     return jnp.matmul(matrix, matrix.T, precision="highest")
 
 

@@ -5,6 +5,10 @@ Everything here is a jittable function of the stacked responses v, `[M, N, ...]`
 Branches that are all zero change a measure only through M. Networks of different sizes
 can therefore be padded to one shape and measured in one call (see `num_branches`).
 
+Measures are of the responses as they are, as in the paper, or after each branch's mean
+output over the data is removed (`centred`): a silent branch keeps its output bias, and
+that constant can hide its silence.
+
 Responses that are not finite make every measure that depends on them NaN, counts too.
 A mask of branches cannot be NaN: where the responses are known, it is refused; under
 `jit`, where nothing can be refused, no branch is active then, so use `measure` there.
@@ -13,18 +17,20 @@ Definitions: sections 4 and 4.1 (response matrix F, covariance F F^T, active bra
 A *region* is a single example by default, or a group of examples such as a class.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from bspec_jax.analysis.measured import BranchMeasures, Measured, Specialization
 from bspec_jax.analysis.responses import (
+    centred,
     correlation,
     covariance,
     example_energy,
+    input_regions,
     mean_correlation,
     region_energies,
     region_energy,
@@ -41,11 +47,15 @@ __all__ = [
     "Specialization",
     "active_branches",
     "active_in_regions",
+    "activity",
+    "centred",
     "correlation",
     "covariance",
     "example_energy",
+    "input_regions",
     "mean_correlation",
     "measure",
+    "null_correlation",
     "region_energy",
     "region_entropy",
     "response_matrix",
@@ -53,7 +63,7 @@ __all__ = [
     "specialization_index",
 ]
 
-ActivityRule = Literal["norm", "variance"]
+ActivityRule = Literal["norm", "centred", "variance"]
 
 
 def active_branches(
@@ -66,17 +76,30 @@ def active_branches(
 
     Args:
       responses: v.
-      rule: "norm": a branch is active if the norm of its responses is at least
-        `threshold` times the largest branch's (the paper). "variance": the same with
-        the variance of its responses (the authors' later code). If all responses are
-        zero, no branch is active.
+      rule: what is compared; a branch is active if it has at least `threshold` times
+        the largest branch's. "norm": the norm of its responses (the paper). "centred":
+        the same after its mean output is removed. "variance": the variance of all its
+        responses (the authors' later code). If all are zero, no branch is active.
       threshold: a share, in 0..1.
 
     Raises:
       ValueError: for another rule or threshold, and if the responses are not finite.
     Source: caption of Fig. 4.
     """
-    return _mask(_activity(_size(responses, rule), threshold))
+    return _mask(activity(responses, rule=rule, threshold=threshold))
+
+
+def activity(
+    responses: Float[ArrayLike, "M N *C"],
+    *,
+    rule: ActivityRule = "norm",
+    threshold: float = 0.1,
+) -> Float[Array, " M"]:
+    """1 for an active branch, 0 for a silent one; NaN if a response is not finite.
+
+    Arguments as in `active_branches`, which gives a mask.
+    """
+    return _active(_as_the_rule_sees_it(responses, rule), rule, threshold)
 
 
 def specialization_index(
@@ -150,7 +173,6 @@ def measure(
     num_branches: Int[Array, ""] | int | None = None,
     rule: ActivityRule = "norm",
     threshold: float = 0.1,
-    centred: bool = False,
 ) -> Measured:
     """Measures observations 1 to 5 of one network, and the index S.
 
@@ -160,10 +182,11 @@ def measure(
 
     Args:
       responses: v; one output of a network that has several.
-      energy: of each branch in each region; by default every example is a region.
+      energy: of each branch in each region; by default every example is a region. With
+        the rule "centred" it must be that of `centred(v)`.
       num_branches: M, if `responses` is padded with branches of zeros.
-      rule, threshold: what counts as active; see `active_branches`.
-      centred: centre the covariance behind the index and the correlation.
+      rule, threshold: what counts as active; see `active_branches`. With "centred",
+        everything is measured on `centred(v)`.
 
     Returns:
       The measures, a pytree. None is NaN for finite responses; all are if a response is
@@ -174,26 +197,23 @@ def measure(
       ValueError: for shapes, an M, a rule or a threshold that cannot be.
     Source: section 4.
     """
-    responses = stacked(responses)
-    m = _num_branches(num_branches, len(responses), responses.dtype)
     # All measures are invariant to scale; at this one no square over- or underflows.
-    responses = responses / scale_of(responses)
+    responses = _as_the_rule_sees_it(responses, rule)
+    m = _num_branches(num_branches, len(responses), responses.dtype)
     energy = example_energy(responses) if energy is None else region_energies(energy)
     if len(energy) != len(responses):
         raise ValueError(
             f"`energy` is of {len(energy)} branches, `responses` of {len(responses)}"
         )
-    size = _size(responses, rule)
     branches = BranchMeasures(
-        active=_activity(size, threshold),
+        active=_active(responses, rule, threshold),
         norm=ratio(norms := response_norms(responses), scale_of(norms)),
         active_share=_activity(jnp.sqrt(energy), threshold).mean(1),
         entropy=region_entropy(energy),
     )
     num_active = branches.active.sum()
-    cov = covariance(responses, centred=centred)
+    cov = covariance(responses)
     rho, pairs = mean_correlation(correlation(cov), branches.active)
-    per_region = branches.active_share.sum() / m
 
     def over_active(values, otherwise):
         total = jnp.where(branches.active == 0, 0, values).sum()
@@ -205,24 +225,61 @@ def measure(
         m - num_active,
         specialization_index(cov, num_branches),
         over_active(branches.entropy, 1),
-        per_region,
-        1 - per_region,
+        branches.active_share.sum() / m,
         over_active(1 - branches.active_share, 0),
-        jnp.where(num_active < m, 1, 0 * num_active),
+        (m - num_active) / m,
         rho,
         pairs,
     )
 
 
-def _size(responses: Any, rule: ActivityRule) -> Array:
-    """What the rule compares, up to a scale that all branches share."""
+def null_correlation(
+    responses: Float[ArrayLike, "M N *C"],
+    key: Key[Array, ""],
+    *,
+    rule: ActivityRule = "norm",
+    threshold: float = 0.1,
+    permutations: int = 4,
+) -> Float[Array, ""]:
+    """The correlation of `measure`, had branches nothing to do with one another.
+
+    The mean over random permutations of the examples, another one for each branch: what
+    is left of |rho| where only chance correlates the branches. 0 without a pair of
+    active branches, as in `measure`.
+
+    Args:
+      responses, rule, threshold: as in `measure`.
+      permutations: number of times that all branches are permuted.
+    """
+    check_count("permutations", permutations)
+    responses = _as_the_rule_sees_it(responses, rule)
+    active = _active(responses, rule, threshold)
+
+    def permuted(key):
+        keys = jax.random.split(key, len(responses))
+        shuffled = jax.vmap(jax.random.permutation)(keys, responses)
+        return mean_correlation(correlation(covariance(shuffled)), active)[0]
+
+    return jax.lax.map(permuted, jax.random.split(key, permutations)).mean()
+
+
+def _as_the_rule_sees_it(responses: Any, rule: ActivityRule) -> Array:
+    """The responses, or the centred ones, at a scale that all branches share."""
+    if rule not in get_args(ActivityRule):
+        raise ValueError(f"rule must be one of {get_args(ActivityRule)}, got {rule!r}")
+    responses = stacked(responses)
+    responses = responses / scale_of(responses)
+    if rule != "centred":
+        return responses
+    responses = centred(responses)
+    return responses / scale_of(responses)
+
+
+def _active(responses: Array, rule: ActivityRule, threshold: float) -> Array:
+    """`activity` of responses as the rule sees them."""
     matrix = response_matrix(responses)
-    matrix = matrix / scale_of(matrix)
-    if rule == "norm":
-        return response_norms(matrix)
-    if rule == "variance":
-        return matrix.var(axis=1)
-    raise ValueError(f"rule must be 'norm' or 'variance', got {rule!r}")
+    size = matrix.var(axis=1) if rule == "variance" else response_norms(matrix)
+    return _activity(size, threshold)
 
 
 def _activity(size: Array, threshold: float) -> Array:

@@ -1,12 +1,15 @@
 """Rates, means and rank correlations with 95 % intervals, in NumPy float64.
 
-A value that counts and is not finite makes the result and its bounds NaN.
+A value that counts and is not finite makes the result and its bounds NaN. Infinite
+bounds mean that there is no interval.
 """
 
 import numpy as np
 from scipy import stats
 
 Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
+FEW = 5  # values; fewer that are all equal say nothing about their spread
+EQUAL = 1e-6  # relative: values differ by less through the rounding of float32 alone
 
 
 def rate_interval(outcomes, where=True):
@@ -42,16 +45,39 @@ def rate_interval(outcomes, where=True):
     return np.where(defined, rate, np.nan), bounds
 
 
-def mean_interval(values, where=True):
+def rate_difference(rates, intervals):
+    """Difference of two independent rates, second minus first, with a 95 % interval.
+
+    Args:
+      rates: the two rates.
+      intervals: Wilson's interval of each, `[2, 2]`.
+
+    Returns:
+      The difference and its bounds, which stay within [-1, 1].
+
+    Source: Newcombe, Stat. Med. 17 (1998), p. 873, method 10.
+    """
+    (first, second), ((low1, high1), (low2, high2)) = rates, intervals
+    difference = second - first
+    below = np.hypot(second - low2, high1 - first)
+    above = np.hypot(high2 - second, first - low1)
+    return difference, np.array([difference - below, difference + above])
+
+
+def mean_interval(values, where=True, bounds=(-np.inf, np.inf)):
     """Mean along the last axis, with Student's 95 % interval.
 
     Args:
       values: `[..., T]`, independent along the last axis.
       where: which of them count, `[..., T]`, a mask; the others may be NaN.
+      bounds: least and greatest possible value, such as (0, 1) for shares, at which the
+        interval ends.
 
     Returns:
-      The mean, `[...]`, and its bounds, `[..., 2]`. The bounds are infinite where only
-      one value counts; where none does, everything is NaN.
+      The mean, `[...]`, and its bounds, `[..., 2]`. The bounds are infinite, since
+      there is no interval, where only one value counts, or fewer than `FEW` that are
+      all equal: Student's interval would have no width then. Where no value counts,
+      everything is NaN.
 
     Raises:
       ValueError: if `where` is not a mask.
@@ -61,10 +87,14 @@ def mean_interval(values, where=True):
     count = where.sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = values.sum(-1) / count
-        squares = (where * (values - mean[..., None]) ** 2).sum(-1)
+        difference = where * (values - mean[..., None])
+        squares = (difference**2).sum(-1)
         half = stats.t.ppf(0.975, count - 1) * np.sqrt(squares / (count - 1) / count)
-    half = np.where(count > 1, half, np.inf)
-    return mean, np.stack([mean - half, mean + half], -1)
+    equal = np.abs(difference).max(-1, initial=0) <= EQUAL * np.abs(mean)
+    half = np.where((count > 1) & ~(equal & (count < FEW)), half, np.inf)
+    interval = np.stack([mean - half, mean + half], -1)
+    clipped = np.clip(interval, *bounds)
+    return mean, np.where(np.isinf(interval), interval, clipped)
 
 
 def rank_correlation(a, b):

@@ -10,6 +10,7 @@ Source: section 5 and Figure 5, panels 3 and 4.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,19 +20,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from bspec_jax.analysis import gradients
+from bspec_jax.analysis.gradients import collaborative_factor, collaborative_shares
 from bspec_jax.analysis.hessian_products import compiled
 from bspec_jax.analysis.objective import Objective, frozen_responses
 from bspec_jax.analysis.observations import evaluate_hessian
+from bspec_jax.analysis.vanishing import (
+    THRESHOLDS,
+    FactorScales,
+    VanishingShares,
+    factor_scales,
+    vanishing_shares,
+)
+from bspec_jax.classifier.evaluation import CONTROL
 from bspec_jax.classifier.network import MAIN, Classifier, calibrate, load
+from bspec_jax.classifier.recipe import kept_steps
 from bspec_jax.data.augmentation import normalise
 from bspec_jax.losses import Clamp, classification_loss
 from bspec_jax.storage import checkpoints
-from bspec_jax.trees import Tree
+from bspec_jax.trees import Tree, ravel_branches
 
 FIRST_LAYER = ("stem/kernel",)
 CHUNK = 32  # examples at a time
-VANISHED = gradients.THRESHOLDS.index(1e-2)  # see `observations.evaluate_hessian`
 
 
 class Stage(NamedTuple):
@@ -48,7 +57,7 @@ class Stage(NamedTuple):
 def stages(
     path: Path, trained: Classifier, images: UInt8[np.ndarray, "N H W channels"]
 ) -> list[Stage]:
-    """The classifier at initialisation, if that was kept, and as trained.
+    """The classifier at the start, half-way and as trained, as far as these were kept.
 
     BatchNorm's running statistics mean nothing before training, so at initialisation
     they are replaced by statistics over `images`.
@@ -58,16 +67,35 @@ def stages(
       images: that the network was trained on.
     """
     folder, _ = checkpoints.find(path, MAIN)
+    wanted = {*kept_steps(trained.step).values()} & {*checkpoints.steps(folder)}
     found = []
-    if 0 in checkpoints.steps(folder):
-        start = load(folder / "0")
-        batch_stats = calibrate(
-            start.network, start.params, start.batch_stats, images, start.spec.pixels
-        )
-        found.append(Stage(0, start.params, batch_stats))
-    if trained.step:
-        found.append(Stage(trained.step, trained.params, trained.batch_stats))
+    for step in sorted(wanted | {trained.step}):
+        kept = trained if step == trained.step else load(folder / str(step))
+        batch_stats = kept.batch_stats
+        if step == 0:
+            batch_stats = calibrate(
+                kept.network, kept.params, batch_stats, images, kept.spec.pixels
+            )
+        found.append(Stage(step, kept.params, batch_stats))
     return found
+
+
+def control_stage(path: Path, trained: Classifier) -> Stage | None:
+    """As many separately trained branches, from the run that `path` is in; or None.
+
+    Those of the same repeat, which has the same data in the same order.
+    """
+    folder, _ = checkpoints.find(path, MAIN)
+    _, *repeat = folder.name.partition("_repeat_")
+    control = folder.parent / "".join([CONTROL, *repeat])
+    if not control.is_dir() or folder == control:
+        return None
+    separate = load(control)
+    first = slice(trained.spec.branches)
+    params, batch_stats = jax.tree.map(
+        lambda leaf: leaf[first], (separate.params, separate.batch_stats)
+    )
+    return Stage(separate.step, params, batch_stats)
 
 
 def objectives(
@@ -91,96 +119,138 @@ def objectives(
     }
 
 
-class FactorScales(NamedTuple):
-    """Root mean squares of the gradient's factors; the collaborative one by clamp."""
+def control_objective(
+    objective: Objective, params: Tree, separate: Objective, separate_params: Tree
+) -> Objective:
+    """The loss whose Hessian is the control of observation 7.
 
-    distributive: Float[Array, ""]
-    collaborative: dict[Clamp, Float[Array, ""]]
-
-
-class FactorShares(NamedTuple):
-    """Shares of vanishing factors at `gradients.THRESHOLDS`; the latter by clamp."""
-
-    distributive: Float[Array, " thresholds"]
-    collaborative: dict[Clamp, Float[Array, " thresholds"]]
-
-
-def factor_shares(
-    by_clamp: Mapping[Clamp, Objective],
-    params: Tree,
-    leaves: tuple[str, ...],
-    initial: FactorScales | None = None,
-) -> tuple[FactorShares, FactorScales]:
-    """Shares of vanishing factors of the gradient (section 8), and their scales.
+    What comes from the sum stays, dL/df and d2L/df2 of the network trained as a whole;
+    what comes from the branches, J_k and their second derivatives, is that of
+    separately trained ones. Blocks of different branches are J_k^T B J_l, and those of
+    one branch the exact ones: B J_k and the residual part, which is as small as dL/df.
+    The separately trained sum itself would be of no use: it is the answer M times, far
+    beyond the clamp, where nothing is curved.
 
     Args:
-      by_clamp: from `objectives`.
+      objective, params: of the network trained as a whole.
+      separate, separate_params: of the separately trained branches, on the same
+        examples.
+    """
+    f = outputs(objective, params)
+    at = outputs(separate, separate_params)
+    factor = jax.vmap(jax.grad(objective.loss))(f, objective.targets)
+    curvature = jax.vmap(jax.hessian(objective.loss))(f, objective.targets)
+    return replace(separate, loss=_quadratic, targets=(at, factor, curvature))
+
+
+def _quadratic(f, target):
+    """Of a gradient and a Hessian that are given, at the output `at`."""
+    at, factor, curvature = target
+    change = f - at
+    half = jnp.einsum("ab,b->a", curvature, change, precision="highest") / 2
+    return jnp.vdot(change, factor + half, precision="highest")
+
+
+def outputs(objective: Objective, params: Tree) -> Float[Array, "N C"]:
+    """The output f at each example."""
+    return responses(objective, params).sum(0)
+
+
+def responses(objective: Objective, params: Tree) -> Float[Array, "M N C"]:
+    """The response of each branch to each example."""
+
+    def all_examples(objective, params):
+        respond = partial(objective.respond, params)
+        return jax.lax.map(respond, objective.examples, batch_size=CHUNK)
+
+    v = compiled(all_examples, objective)(objective, params)
+    return jnp.moveaxis(v, 0, 1)
+
+
+def gradient(
+    objective: Objective, params: Tree, leaves: tuple[str, ...]
+) -> Float[Array, "M P"]:
+    """The gradient with respect to some leaves, in the order of their Hessian."""
+
+    def of_leaves(objective, params):
+        of_chosen, chosen = objective.of_leaves(params, leaves)
+        return ravel_branches(jax.grad(of_chosen.total)(chosen))[0]
+
+    of_chunk = compiled(of_leaves, objective)
+    starts = range(0, objective.num_examples, CHUNK)
+    return sum(of_chunk(objective.slice(slice(i, i + CHUNK)), params) for i in starts)
+
+
+class Factors(NamedTuple):
+    """The gradient's factors at a stage, relative to `scales`; see `vanishing`."""
+
+    shares: VanishingShares
+    collaborative: Float[Array, " thresholds"]
+    scales: FactorScales
+
+
+def factors(
+    objective: Objective,
+    params: Tree,
+    leaves: tuple[str, ...],
+    scales: FactorScales | None = None,
+) -> Factors:
+    """Shares of vanishing factors of the gradient (section 8).
+
+    All (parameter, example) pairs count: no weight of a network on normalised images
+    only ever meets zeros.
+
+    Args:
       leaves: paths or patterns of the parameters of the distributive factor.
-      initial: scales at initialisation; None if this is it.
+      scales: at initialisation; None if this is it.
 
     Cost: C backward passes per example.
     """
-    objective = next(iter(by_clamp.values()))  # responses do not depend on the clamp
-    scale = None if initial is None else initial.distributive
-    of_objective = compiled(partial(_distributive, leaves), objective)
-    f, distributive, scale = of_objective(objective, params, scale)
-    factors = {
-        clamp: gradients.collaborative_factor(
-            lambda f, o=objective: jax.vmap(o.loss)(f, o.targets).sum(), f
-        )
-        for clamp, objective in by_clamp.items()
-    }
-    scales = initial or FactorScales(
-        scale, {c: gradients.collaborative_scale(d) for c, d in factors.items()}
+    f = outputs(objective, params)
+    factor = collaborative_factor(
+        lambda f: jax.vmap(objective.loss)(f, objective.targets).sum(), f
     )
-    collaborative = {
-        clamp: gradients.collaborative_shares(factor, scales.collaborative[clamp])
-        for clamp, factor in factors.items()
-    }
-    return FactorShares(distributive, collaborative), scales
 
+    def of_leaves(objective, params, factor, scales):
+        of_chosen, chosen = objective.of_leaves(params, leaves)
+        pairs = of_chosen.respond, chosen, objective.examples, factor
+        scales = factor_scales(*pairs) if scales is None else scales
+        return vanishing_shares(*pairs, scales), scales
 
-def _distributive(leaves, objective, params, scale):
-    """The output f, the shares of vanishing distributive factors, and their scale."""
-    f = jax.lax.map(
-        lambda example: objective.respond(params, example).sum(0),
-        objective.examples,
-        batch_size=CHUNK,
+    of_arrays = compiled(of_leaves, objective)
+    shares, scales = of_arrays(objective, params, factor, scales)
+    collaborative = collaborative_shares(
+        factor, scales.collaborative, thresholds=THRESHOLDS
     )
-    chosen_objective, chosen = objective.of_leaves(params, leaves)
-    arguments = chosen_objective.respond, chosen, objective.examples
-    if scale is None:
-        scale = gradients.distributive_scale(*arguments)
-    return f, gradients.distributive_shares(*arguments, scale), scale
+    return Factors(shares, collaborative, scales)
 
 
 def observe(
-    num_branches: int, first: Mapping[str, Any], last: Mapping[str, Any]
+    num_branches: int, stages: Mapping[str, Mapping[str, Any]]
 ) -> dict[int | str, dict]:
     """Observation 7 and the conjecture of section 8 for one network.
 
     One network has no interval, so neither is ever decided.
 
     Args:
-      first, last: records of the stages at initialisation and after training:
-        "offdiagonal_ratio", "control_ratio" and "ratio_to_control", and "factors" with
-        the shares "distributive" and "collaborative" at `gradients.THRESHOLDS`.
+      stages: "converged", "initial" and "control", each with "block_index", and the
+        first with the other numbers that `observations.evaluate_hessian` takes. An
+        undefined one is None.
     """
-    return evaluate_hessian([num_branches], _single(last), _single(first))
-
-
-def _single(record: Mapping[str, Any]) -> dict[str, dict]:
-    """Measures of one network as means whose intervals are unbounded."""
-    values = {
-        name: record[name]
-        for name in ("offdiagonal_ratio", "control_ratio", "ratio_to_control")
-    }
-    shares = record["factors"]
-    distributive, collaborative = (
-        float(shares[name][VANISHED]) for name in ("distributive", "collaborative")
+    return evaluate_hessian(
+        [num_branches],
+        {
+            stage: {name: _single(value) for name, value in numbers.items()}
+            for stage, numbers in stages.items()
+        },
     )
-    values["vanishing_difference"] = distributive - collaborative
+
+
+def _single(value: Any) -> dict[str, list]:
+    """The mean over one network, of which there is no interval."""
+    value = math.nan if value is None else float(value)
     return {
-        name: {"mean": [float(value)], "interval": [[-math.inf, math.inf]]}
-        for name, value in values.items()
+        "mean": [value],
+        "interval": [[-math.inf, math.inf]],
+        "networks": [1],
     }

@@ -4,15 +4,17 @@ What depends on responses that are not finite is NaN, counts too.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from bspec_jax.analysis import specialization as sp
-from bspec_jax.analysis.observations import average, evaluate
+from bspec_jax.analysis.averages import average_stages
+from bspec_jax.analysis.observations import evaluate
 from bspec_jax.analysis.statistics import mean_interval
 from bspec_jax.classifier import contributions
 from bspec_jax.classifier.network import MAIN
@@ -52,11 +54,16 @@ def analyse(
     responses: Mapping[str, Responses],
     labels: Int[np.ndarray, " N"],
     num_classes: int,
+    *,
+    seed: int = 0,
+    regime: str | None = None,
 ) -> dict:
     """All measures of an experiment's networks; top-level ones are the main network's.
 
     Args:
       responses: by name of the job, including `MAIN`.
+      seed: of the permutations behind the null correlation.
+      regime: what the networks lack of the paper's (`verdicts.missing_regime`).
     """
     responses = {
         name: Responses(*map(_nan_unless_finite, of)) for name, of in responses.items()
@@ -89,7 +96,7 @@ def analyse(
         },
         "covariances": {name: sp.covariance(v) for name, v in compared.items()},
         "networks": networks,
-        **_observations(networks, responses, labels),
+        **_observations(networks, responses, labels, seed, regime),
     }
 
 
@@ -107,18 +114,9 @@ def _enrichment(
     return contributions.enrichment(confidence, labels, active, num_classes)
 
 
-def activity(v: Float[np.ndarray, "M N *C"]) -> Float[np.ndarray, " M"]:
-    """1 for an active branch, 0 for a silent one; NaN if the responses are not finite.
-
-    See `specialization.active_branches`.
-    """
-    norms = sp.response_norms(v)[:, None]  # as of a single example
-    return np.asarray(sp.measure(norms).branches.active)
-
-
 def active_branches(v: Float[np.ndarray, "M N C"]) -> Bool[np.ndarray, " M"]:
     """Which branches are active; none is known to be if responses are not finite."""
-    return activity(v) == 1
+    return np.asarray(sp.activity(v)) == 1
 
 
 def measure_network(
@@ -134,7 +132,10 @@ def measure_network(
     loss = float(classification_loss(jnp.asarray(f), labels).mean())
     covariance = np.asarray(sp.covariance(v))
     energy = np.asarray(sp.example_energy(v))
-    active = activity(v).sum()
+    active, centred, by_variance = (
+        np.asarray(sp.activity(v, rule=rule)).sum()
+        for rule in ("norm", "centred", "variance")
+    )
     return {
         "test_accuracy": contributions.accuracy(f, labels),
         "loss": loss,
@@ -143,6 +144,8 @@ def measure_network(
         "saturated_coordinates": outside.mean(),
         "active": whole(active),
         "silent": whole(len(v) - active),
+        "active_centred": whole(centred),
+        "active_variance": whole(by_variance),
         "norms": np.asarray(sp.response_norms(v)),
         "covariance": covariance,
         "specialization_index": float(sp.specialization_index(covariance)),
@@ -163,54 +166,104 @@ def whole(count: np.floating) -> int | float:
     return math.nan if np.isnan(count) else int(count)
 
 
+class _Table(NamedTuple):
+    """The networks of a sweep: rows are values of M, ascending, columns are repeats.
+
+    names: of the networks.
+    controls: of the separately trained network of each repeat; None without one.
+    """
+
+    branches: list[int]
+    names: list[list[str]]
+    controls: list[str | None]
+
+    def of(self, value: Callable[[int, int], Any]) -> np.ndarray:
+        """`value(row, column)` of each network."""
+        rows, columns = range(len(self.branches)), range(len(self.controls))
+        return np.array([[value(i, r) for r in columns] for i in rows])
+
+
 def _observations(
-    networks: Sequence[dict], responses: Mapping[str, Responses], labels: np.ndarray
+    networks: Sequence[dict],
+    responses: Mapping[str, Responses],
+    labels: np.ndarray,
+    seed: int,
+    regime: str | None,
 ) -> dict:
     """Observations 1 to 6 over M, with the measures behind them.
 
-    Measures are means over repeats of the converged and the initial networks, and of
-    the control: the first M of the separately trained branches. A region is a class.
-    The networks of a repeat share a seed, hence the order of the data, so the interval
-    of observation 6, meant for independent networks, is if anything too wide.
+    The networks of a repeat share a seed, hence the order of the data.
     """
     sums = {(n["branches"], n["repeat"]): n for n in networks if not n["separate"]}
-    branches = sorted({m for m, _ in sums})
-    repeats = sorted({repeat for _, repeat in sums})
     controls = {n["repeat"]: n["name"] for n in networks if n["separate"]}
-
-    def measured(stage: str, name: str | None, m: int) -> sp.Specialization:
-        if name is None:  # without a control its measures are undefined
-            return sp.Specialization(*[np.nan] * len(sp.Specialization._fields))
-        v = getattr(responses[name], stage)[:m]
-        _, energy = _class_energy(v, labels)
-        return sp.measure(v, energy=energy)
-
-    def mean_over_repeats(stage, name_of):
-        table = [[measured(stage, name_of(m, r), m) for r in repeats] for m in branches]
-        fields = {
-            field: np.array([[getattr(entry, field) for entry in row] for row in table])
-            for field in sp.Specialization._fields
-        }
-        return average(sp.Specialization(**fields))
-
-    stages = {
-        "converged": mean_over_repeats("trained", lambda m, r: sums[m, r]["name"]),
-        "initial": mean_over_repeats("initial", lambda m, r: sums[m, r]["name"]),
-        "control": mean_over_repeats("trained", lambda m, r: controls.get(r)),
+    branches, repeats = (sorted(set(values)) for values in zip(*sums, strict=True))
+    names = [[sums[m, r]["name"] for r in repeats] for m in branches]
+    table = _Table(branches, names, [controls.get(r) for r in repeats])
+    measures = {
+        rule: _stages(table, responses, labels, rule, jax.random.key(seed))
+        for rule in ("centred", "norm")
     }
-    accuracy, interval = mean_interval(
-        [[sums[m, r]["test_accuracy"] for r in repeats] for m in branches]
-    )
+    accuracies = table.of(lambda i, r: sums[branches[i], repeats[r]]["test_accuracy"])
+    accuracy, interval = mean_interval(accuracies, bounds=(0, 1))
+    success = {"values": accuracies}
+    centred, norm = (stages["converged"]["num_active"] for stages in measures.values())
     return {
-        "observations": evaluate(branches, **stages, success_interval=interval),
-        "measures": stages,
+        "observations": evaluate(branches, measures, success, regime=regime),
+        "measures": measures,
         "sweep": {
             "branches": branches,
             "repeats": len(repeats),
             "test_accuracy": accuracy,
             "test_accuracy_interval": interval,
-            "active": stages["converged"]["num_active"]["mean"],
-            "silent": stages["converged"]["num_silent"]["mean"],
-            "control_active": stages["control"]["num_active"]["mean"],
+            "active": norm["mean"],
+            "active_interval": norm["interval"],
+            "active_centred": centred["mean"],
+            "active_centred_interval": centred["interval"],
+            "silent": measures["norm"]["converged"]["num_silent"]["mean"],
+            "control_active": measures["norm"]["control"]["num_active"]["mean"],
         },
     }
+
+
+def _stages(
+    table: _Table,
+    responses: Mapping[str, Responses],
+    labels: np.ndarray,
+    rule: sp.ActivityRule,
+    key: Key[Array, ""],
+) -> dict:
+    """Means over repeats by one rule; see `averages.average_stages`.
+
+    The control is the first M of the separately trained branches. A region is a class.
+    """
+
+    def trained(i, r):
+        return responses[table.names[i][r]].trained
+
+    def initial(i, r):
+        return responses[table.names[i][r]].initial
+
+    def control(i, r):
+        name = table.controls[r]
+        return name and responses[name].trained[: table.branches[i]]
+
+    def null(i, r):
+        own = jax.random.fold_in(jax.random.fold_in(key, table.branches[i]), r)
+        return sp.null_correlation(trained(i, r), own, rule=rule)
+
+    measured = (
+        table.of(lambda i, r, of=of: _measure(of(i, r), labels, rule))
+        for of in (trained, initial, control)
+    )
+    stages = (sp.Specialization(*np.moveaxis(values, -1, 0)) for values in measured)
+    return average_stages(*stages, table.of(null) if rule == "centred" else None)
+
+
+def _measure(
+    v: np.ndarray | None, labels: np.ndarray, rule: sp.ActivityRule
+) -> sp.Specialization:
+    """Measures by class; undefined without responses."""
+    if v is None:
+        return sp.Specialization(*[np.nan] * len(sp.Specialization._fields))
+    seen = np.asarray(sp.centred(v)) if rule == "centred" else v
+    return sp.measure(v, energy=_class_energy(seen, labels)[1], rule=rule)

@@ -20,8 +20,8 @@ from jaxtyping import Float, UInt8
 from bspec_jax.adapters import from_linen
 from bspec_jax.batching import batches_of_one_shape
 from bspec_jax.branching import BranchedNetwork, sum_of_branches
+from bspec_jax.classifier import branches
 from bspec_jax.classifier.checks import check_images
-from bspec_jax.classifier.resnet import BATCH_NORM_MOMENTUM, ResNet
 from bspec_jax.data.augmentation import normalise
 from bspec_jax.losses import Clamp
 from bspec_jax.storage import checkpoints
@@ -43,7 +43,7 @@ class Pixels(NamedTuple):
 class ClassifierSpec:
     """Everything that rebuilds a classifier, and the data it was trained on.
 
-    widths: channels of a branch's four stages.
+    widths: channels of a resnet's four stages; of each hidden layer of an mlp or cnn.
     branches: M.
     classes: names, by label.
     image_shape: (H, W, channels).
@@ -51,6 +51,7 @@ class ClassifierSpec:
     clamp: of the loss.
     data: arguments of `data.load`; None if the images came from elsewhere.
     steps: length of the whole training, if known.
+    branch, normalisation, biases: as of `branches.make`.
     """
 
     KIND: ClassVar[str] = "classifier"
@@ -64,6 +65,9 @@ class ClassifierSpec:
     clamp: Clamp = "hard"
     data: Mapping[str, Any] | None = None
     steps: int | None = None
+    branch: branches.BranchKind = "resnet"
+    normalisation: branches.Normalisation = "batch"
+    biases: bool = True
 
     @property
     def pixels(self) -> Pixels:
@@ -72,8 +76,19 @@ class ClassifierSpec:
 
 
 def build(spec: ClassifierSpec, last_scale: float = 1.0) -> BranchedNetwork:
-    """The sum of M slim ResNets; see `resnet.ResNet` for `last_scale`."""
-    module = ResNet(spec.widths, len(spec.classes), last_scale)
+    """The sum of M branches; see `branches.make`.
+
+    Raises:
+      ArgumentError: as `branches.make`.
+    """
+    module = branches.make(
+        spec.branch,
+        spec.widths,
+        len(spec.classes),
+        normalisation=spec.normalisation,
+        last_scale=last_scale,
+        biases=spec.biases,
+    )
     return sum_of_branches(from_linen(module), spec.branches)
 
 
@@ -120,12 +135,15 @@ def calibrate(
     """BatchNorm statistics of these parameters, averaged over batches of `images`.
 
     To evaluate an untrained network, whose running statistics are still 0 and 1. Uses
-    the first `CALIBRATION_EXAMPLES` images and drops an incomplete last batch.
+    the first `CALIBRATION_EXAMPLES` images and drops an incomplete last batch. Without
+    BatchNorm there is nothing to do.
 
     Raises:
       ArgumentError: as `predict`.
     """
     check_images(images, (None, None, len(pixels.mean)))
+    if not jax.tree.leaves(batch_stats):
+        return batch_stats
     images = images[:CALIBRATION_EXAMPLES]
     size = min(EVALUATION_BATCH, len(images))
     total, count = None, 0
@@ -141,7 +159,7 @@ def calibrate(
 def _batch_statistics(network, params, batch_stats, images, pixels):
     images = normalise(images, *pixels)
     _, updated = network.responses(params, batch_stats, images, train=True)
-    kept = BATCH_NORM_MOMENTUM
+    kept = branches.BATCH_NORM_MOMENTUM
 
     # BatchNorm returns only running averages: updated = kept old + (1 - kept) batch.
     def batch_statistic(updated, old):

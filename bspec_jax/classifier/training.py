@@ -9,7 +9,7 @@ position in the data, and a resumed training ends bit for bit like an uninterrup
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,32 +17,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
+from bspec_jax.analysis.silence import growth
 from bspec_jax.branching import BranchedNetwork
 from bspec_jax.classifier.checks import check_images, check_labels
 from bspec_jax.classifier.network import Pixels
+from bspec_jax.classifier.recipe import Recipe, count_steps, kept_steps
+from bspec_jax.classifier.recipe import optimizer as make_optimizer
 from bspec_jax.data import Split
 from bspec_jax.data.augmentation import augment, normalise
-from bspec_jax.losses import Clamp, classification_loss
+from bspec_jax.losses import classification_loss
 from bspec_jax.storage import resumable
-from bspec_jax.storage.errors import ArgumentError
 from bspec_jax.trees import Tree
-
-MOMENTUM = 0.9  # of SGD
-MOST_STEPS = 2**31 - 1  # that an int32 counts
-
-
-class Recipe(NamedTuple):
-    """Hyperparameters of a training."""
-
-    epochs: int
-    learning_rate: float  # initial; cosine decay to 0
-    batch_size: int = 128
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    weight_decay: float = 5e-4
-    clamp: Clamp = "hard"
-    crop_padding: int = 4  # pixels; largest offset of a random crop
-    flip: bool = True  # mirror each image with probability 1/2
-    separate: bool = False  # the control: each branch minimises its own loss
 
 
 class TrainState(NamedTuple):
@@ -72,8 +57,10 @@ class Training(NamedTuple):
         picks the batch among all examples, which stay on the device. Donates `state`.
         The log holds the scalars loss, accuracy (of the unclamped sum), saturated
         (share of examples with every output outside the clamp), gradient_norm and
-        largest_parameter (after the step, in size), and energy `[M]`, the mean over
-        examples of ||v_k(x)||^2.
+        largest_parameter (after the step, in size), and of each branch `[M]` energy,
+        the mean over examples of ||v_k(x)||^2, centred_energy, the same without the
+        branch's mean output over the batch, growth, which `analysis.silence` explains,
+        and parameter_norm (after the step).
     """
 
     init: Callable[..., TrainState]
@@ -92,7 +79,27 @@ def training(
     A call takes one step: on a CPU, XLA runs convolutions inside a compiled loop at
     half the speed; elsewhere the next call is queued while a step computes.
     """
-    optimizer = _optimizer(recipe, total_steps)
+    return compiled(pure_training(network, recipe, pixels, total_steps))
+
+
+def compiled(functions: Training) -> Training:
+    """Both functions jitted; `step` donates its state."""
+    # It runs once, and compiling it with optimisations would take half a minute.
+    unoptimised = {"xla_backend_optimization_level": 0}
+    return Training(
+        jax.jit(functions.init, compiler_options=unoptimised),
+        jax.jit(functions.step, donate_argnums=0),
+    )
+
+
+def pure_training(
+    network: BranchedNetwork, recipe: Recipe, pixels: Pixels, total_steps: int
+) -> Training:
+    """`training`, for use inside another transformation.
+
+    The recipe's learning rate and weight decay may be traced.
+    """
+    optimizer = make_optimizer(recipe, total_steps)
 
     def init(key, images):
         params, stats = network.init(key, normalise(images, *pixels))
@@ -123,6 +130,7 @@ def training(
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        centred = v - v.mean(1, keepdims=True)
         log = {
             "loss": loss / (network.num_branches if recipe.separate else 1),
             "accuracy": (f.argmax(-1) == labels).mean(),
@@ -130,42 +138,13 @@ def training(
             "gradient_norm": optax.tree.norm(gradient),
             "largest_parameter": optax.tree.norm((params, stats), jnp.inf),
             "energy": (v**2).sum((1, 2)) / labels.size,
+            "centred_energy": (centred**2).sum((1, 2)) / labels.size,
+            "growth": growth(state.params, gradient),
+            "parameter_norm": jax.vmap(optax.tree.norm)(params),
         }
         return TrainState(state.step + 1, params, stats, opt_state), log
 
-    # It runs once, and compiling it with optimisations would take half a minute.
-    unoptimised = {"xla_backend_optimization_level": 0}
-    return Training(
-        jax.jit(init, compiler_options=unoptimised), jax.jit(step, donate_argnums=0)
-    )
-
-
-def _optimizer(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:
-    rate = optax.cosine_decay_schedule(recipe.learning_rate, total_steps)
-    if recipe.optimizer == "adamw":
-        return optax.adamw(rate, weight_decay=recipe.weight_decay)
-    decay = optax.add_decayed_weights(recipe.weight_decay)
-    return optax.chain(decay, optax.sgd(rate, MOMENTUM))
-
-
-def count_steps(recipe: Recipe, num_examples: int) -> int:
-    """The number of steps of a whole training.
-
-    Raises:
-      ArgumentError: if there is none, or more than an int32 counts.
-    """
-    if not 1 <= recipe.batch_size <= num_examples:
-        raise ArgumentError(
-            f"`batch_size` must be 1 to the {num_examples} training examples, got "
-            f"{recipe.batch_size}"
-        )
-    total = num_examples // recipe.batch_size * recipe.epochs
-    if not 1 <= total <= MOST_STEPS:
-        raise ArgumentError(
-            f"`epochs` {recipe.epochs} are {total:,} steps: 1 to {MOST_STEPS:,} can be "
-            "taken"
-        )
-    return total
+    return Training(init, step)
 
 
 def epoch_order(
@@ -199,7 +178,7 @@ def fit(
 
     Args:
       key: for the initial parameters, the order of the data and the augmentation.
-      folder: for the checkpoints, including one of step 0.
+      folder: for the checkpoints; those of `recipe.kept_steps` stay there.
       on_log: takes the state, the number of steps done, the same in epochs, and the
         logs of the steps since the last call, stacked `[K, ...]`.
 
@@ -226,16 +205,19 @@ def fit(
         epoch, batch = divmod(step, per_epoch)
         return train.step(state, step_key, images, labels, order(epoch)[batch])
 
-    return resumable.train_loop(
-        advance,
-        state,
-        range(int(state.step), total),
-        log_every=schedule.log_every,
-        save_every=(per_epoch, schedule.checkpoint_every),
-        on_log=lambda state, step, log: on_log(state, step, step / per_epoch, log),
-        save=partial(resumable.save, folder),
-        name=folder.name,
-    )
+    kept = tuple(kept_steps(total).values())
+    for end in kept:
+        state = resumable.train_loop(
+            advance,
+            state,
+            range(int(state.step), end),
+            log_every=schedule.log_every,
+            save_every=(per_epoch, schedule.checkpoint_every),
+            on_log=lambda state, step, log: on_log(state, step, step / per_epoch, log),
+            save=partial(resumable.save, folder, keep=kept),
+            name=folder.name,
+        )
+    return state
 
 
 def _num_classes(network, state, images):

@@ -69,8 +69,10 @@ def augment(
     flip: bool = True,
 ) -> UInt8[Array, "N H W C"]:
     """`random_crop`, then `random_flip` if `flip`, with independent keys."""
+    check_bytes(images)
     crop_key, flip_key = jax.random.split(key)
-    images = random_crop(crop_key, images, padding)
+    if padding:
+        images = random_crop(crop_key, images, padding)
     return random_flip(flip_key, images) if flip else images
 
 

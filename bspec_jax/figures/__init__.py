@@ -27,6 +27,7 @@ from bspec_jax.figures.classify import (
     active_against_branches,
     branch_ablation,
     branch_covariances,
+    branch_norms,
     branch_outputs,
     branch_outputs_sweep,
     classifier_training,
@@ -37,12 +38,12 @@ from bspec_jax.figures.confidence import (
     most_confident_images,
 )
 from bspec_jax.figures.hessian import (
-    gradient_factors,
     heat_map_stages,
+    hessian_block_index,
     hessian_eigenvalues,
     hessian_heat_maps,
     hessian_index,
-    hessian_ratio,
+    vanishing_factors,
 )
 from bspec_jax.figures.own_images import own_contributions
 from bspec_jax.figures.segment import (
@@ -50,6 +51,12 @@ from bspec_jax.figures.segment import (
     segmentation_scores,
     segmentation_steps,
     segmentations,
+)
+from bspec_jax.figures.silence import (
+    silence_against_branches,
+    silence_against_budget,
+    silence_heat_map,
+    silence_norms,
 )
 from bspec_jax.figures.style import TASK_TITLES, Figure
 from bspec_jax.figures.toy import (
@@ -71,6 +78,7 @@ __all__ = [
     "branch_confidence",
     "branch_covariances",
     "branch_enrichment",
+    "branch_norms",
     "branch_outputs",
     "branch_outputs_sweep",
     "classifier_training",
@@ -82,12 +90,11 @@ __all__ = [
     "diffusion_spectrum",
     "edit_shares",
     "generator_training",
-    "gradient_factors",
     "heat_map_stages",
+    "hessian_block_index",
     "hessian_eigenvalues",
     "hessian_heat_maps",
     "hessian_index",
-    "hessian_ratio",
     "image_components",
     "most_confident_images",
     "normal_errors",
@@ -97,6 +104,10 @@ __all__ = [
     "segmentation_scores",
     "segmentation_steps",
     "segmentations",
+    "silence_against_branches",
+    "silence_against_budget",
+    "silence_heat_map",
+    "silence_norms",
     "toy_active",
     "toy_covariances",
     "toy_dynamics",
@@ -105,4 +116,5 @@ __all__ = [
     "toy_success",
     "transfer_rates",
     "transfers",
+    "vanishing_factors",
 ]

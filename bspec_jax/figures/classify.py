@@ -5,6 +5,7 @@ Branches and classes are numbered from 0, as in results.json and on the command 
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -12,10 +13,13 @@ from matplotlib.ticker import MaxNLocator
 from bspec_jax.figures.style import (
     COLOURS,
     DIVERGING,
+    band,
     class_axis,
     floats,
     frame,
+    intervals,
     limit_of,
+    nothing,
     styled,
     undefined,
 )
@@ -27,23 +31,28 @@ Numbers = Sequence[float | int | None] | np.ndarray
 def active_against_branches(sweep: Mapping) -> Figure:
     """Figure 5.1: active and silent branches against M, both axes logarithmic.
 
-    Zero, which has no logarithm, is drawn at 1/2 and labelled 0.
+    With intervals over networks, where there are any. Zero, which has no logarithm, is
+    drawn at 1/2 and labelled 0.
     """
     figure = Figure(figsize=(4.6, 3.4))
     ax = figure.subplots()
     branches = sweep["branches"]
     ax.plot(branches, branches, color="0.8", lw=1, ls=":", label="all $M$")
     series = (
-        ("active in the control", "o-", "0.75", 5, sweep["control_active"]),
-        ("active", "o-", COLOURS[0], 1.5, sweep["active"]),
-        ("silent", "s-", COLOURS[1], 1.5, sweep["silent"]),
+        ("active in the control", "o-", "0.75", 5, "control_active"),
+        ("active", "o-", COLOURS[0], 1.5, "active"),
+        ("active, centred", "o--", COLOURS[2], 1.5, "active_centred"),
+        ("silent", "s-", COLOURS[1], 1.5, "silent"),
     )
-    for label, style, colour, width, values in series:
-        values = floats(values)
+    for label, style, colour, width, name in series:
+        values = floats(sweep.get(name, []))
         if np.isnan(values).all():
             continue
         values = np.maximum(values, 0.5)
         ax.plot(branches, values, style, color=colour, lw=width, ms=4, label=label)
+        if f"{name}_interval" in sweep:
+            low, high = np.maximum(intervals(sweep[f"{name}_interval"]), 0.5).T
+            band(ax, branches, low, high, colour)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
     ticks = [0.5, *(2**i for i in range(int(np.log2(max(branches))) + 1))]
@@ -118,11 +127,13 @@ def branch_outputs(network: Mapping, classes: Sequence[str]) -> Figure:
         figure.colorbar(image, ax=ax, label=label, pad=0.02)
     left.set_title("output for the true class")
     right.set_title("size of the response")
-    figure.suptitle(
+    title = (
         f"$M = {network['branches']}$: {undefined(network['active'])} active and "
-        f"{undefined(network['silent'])} silent branches",
-        fontsize=10,
+        f"{undefined(network['silent'])} silent branches"
     )
+    if (centred := network.get("active_centred")) is not None:
+        title += f" ({centred} active by the centred rule)"
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -196,6 +207,56 @@ def classifier_training(curves: Sequence[Mapping], network: str = "main") -> Fig
     norms.plot(epochs, rms, marker=marker, lw=1)
     norms.set(title="rms response of each branch", xlabel="epoch", ylim=(0, None))
     return figure
+
+
+# Norms of metrics.jsonl by the title of their panel.
+NORMS = {
+    "norms": "rms response $\\|v_k\\|$",
+    "centred_norms": "the same without its mean",
+    "parameter_norms": "parameters $\\|\\theta_k\\|$",
+}
+
+
+@styled
+def branch_norms(curves: Sequence[Mapping], network: str = "main") -> Figure:
+    """Norms of each branch's response and parameters along training, on a log axis.
+
+    A branch that falls silent is a line that falls; the axis on top is the decay budget
+    spent so far. Lines are coloured by their last centred norm, smallest first.
+
+    Args:
+      curves: lines of metrics.jsonl.
+      network: name of the network; lines of others are ignored.
+    """
+    lines = [line for line in curves if line["network"] == network]
+    drawn = [name for name in NORMS if lines and name in lines[0]]
+    if not drawn:
+        return nothing("no norms along the training")
+    steps = floats([line["step"] for line in lines])
+    figure = Figure(figsize=(3.4 * len(drawn) + 0.2, 3.2))
+    axes = np.atleast_1d(figure.subplots(1, len(drawn)))
+    last = floats(lines[-1][drawn[min(1, len(drawn) - 1)]])
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.95, len(last)))
+    rank = np.argsort(np.argsort(last))
+    marker = "o" if len(lines) == 1 else None
+    for ax, name in zip(axes, drawn, strict=True):
+        norms = floats([line[name] for line in lines])
+        for k, curve in enumerate(norms.T):
+            ax.semilogy(steps, curve, marker=marker, lw=1, color=colours[rank[k]])
+        ax.set(title=NORMS[name], xlabel="step")
+        _decay_axis(ax, steps, floats([line.get("decay_budget") for line in lines]))
+    return figure
+
+
+def _decay_axis(ax, steps, budget):
+    """The decay budget at some of the steps, on top; none without decay."""
+    if not (len(steps) > 1 and np.all(np.diff(budget) > 0)):
+        return
+    ticks = MaxNLocator(5).tick_values(0, budget[-1])
+    ticks = ticks[(ticks >= budget[0]) & (ticks <= budget[-1])]
+    top = ax.secondary_xaxis("top")
+    top.set_xticks(np.interp(ticks, budget, steps), [f"{tick:g}" for tick in ticks])
+    top.set_xlabel("decay budget $\\beta$", fontsize=8)
 
 
 @styled

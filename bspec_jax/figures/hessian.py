@@ -77,59 +77,44 @@ def hessian_heat_maps(title: str, examples: Sequence[Mapping]) -> Figure:
 
 
 @styled
-def hessian_ratio(tasks: Mapping) -> Figure:
-    """The off-diagonal ratio along training with its control, and against M."""
+def hessian_block_index(tasks: Mapping) -> Figure:
+    """The block index S_H along training, and against M with start and control."""
     figure = Figure(figsize=(8.2, 2.9 * len(tasks) + 0.3))
     grid = figure.subplots(len(tasks), 2, squeeze=False)
     for (left, right), (task, data) in zip(grid, tasks.items(), strict=True):
         stages, title = data["stages"], TASK_TITLES[task]
         steps = [stage["step"] for stage in stages]
-        control = [s["measures"]["control_ratio"]["mean"][-1] for s in stages]
-        quantiles = [s["offdiagonal_ratio_quantiles"] for s in stages]
-        _spread(left, steps, quantiles, f"branches: {SPREAD}")
-        left.plot(
-            steps,
-            floats(control),
-            "--",
-            marker="o",
-            ms=3,
-            color="0.4",
-            label="regrouped at random: mean",
-        )
-        m = data["branches"][-1]
-        left.set(
-            title=f"{title}, $M = {m}$", ylabel="off-diagonal ratio", ylim=(0, None)
-        )
-        left.legend(fontsize=7)
+        quantiles = [stage["block_index_quantiles"] for stage in stages]
+        _spread(left, steps, quantiles, SPREAD)
+        m, limit = data["branches"][-1], data["observations"]["7"]["threshold"]
+        left.set(title=f"{title}, $M = {m}$", ylabel="block index $S_H$")
         lines = (
-            (stages[0], "offdiagonal_ratio", "at initialisation", COLOURS[4], "-"),
-            (stages[-1], "offdiagonal_ratio", "at the end", COLOURS[0], "-"),
-            (stages[-1], "control_ratio", "at the end, regrouped", "0.4", "--"),
+            (stages[0]["measures"], "at initialisation", COLOURS[4], "-"),
+            (stages[-1]["measures"], "at the end", COLOURS[0], "-"),
+            (data["control"], "trained separately", "0.4", "--"),
         )
-        for stage, name, label, colour, style in lines:
-            values = stage["measures"][name]
-            low, high = intervals(values["interval"]).T
-            band(right, data["branches"], low, high, colour)
-            right.plot(
-                data["branches"],
-                floats(values["mean"]),
-                style,
-                marker="o",
-                ms=3,
-                color=colour,
-                label=label,
+        for measures, label, colour, style in lines:
+            look = {"ls": style, "marker": "o", "ms": 3, "label": label}
+            _against_branches(
+                right, data["branches"], measures["block_index"], colour, **look
             )
-        right.set(
-            title=f"{title}: mean over networks",
-            xlabel="number of branches $M$",
-            ylim=(0, None),
-        )
-        right.legend(fontsize=7)
+        right.set(title=f"{title}: mean over networks", xlabel="number of branches $M$")
+        for ax in (left, right):
+            ax.axhline(limit, color=COLOURS[1], lw=0.8, label="threshold")
+            ax.legend(fontsize=7)
+            ax.set_ylim(min(0, ax.get_ylim()[0]), 1.02)
     figure.suptitle(
-        "Norm of the off-diagonal blocks of the Hessian, relative to the diagonal ones",
+        "How nearly block diagonal the Hessian of the active branches is\n"
+        "(1: block diagonal; 0: identical branches)",
         fontsize=10,
     )
     return figure
+
+
+def _against_branches(ax, branches, means, colour, **look):
+    """Means with their intervals, as in `results.json`, against M."""
+    band(ax, branches, *intervals(means["interval"]).T, colour)
+    ax.plot(branches, floats(means["mean"]), color=colour, **look)
 
 
 @styled
@@ -207,37 +192,40 @@ def hessian_index(tasks: Mapping) -> Figure:
 
 
 @styled
-def gradient_factors(tasks: Mapping) -> Figure:
-    """Section 8: the share of each factor of the gradient below a threshold.
+def vanishing_factors(tasks: Mapping) -> Figure:
+    """Section 8: shares of vanishing factors and gradients at the end, against M.
 
-    At the start (dotted) and at the end; the grey line marks the threshold of the
-    verdict.
+    Among the points that are still to be learnt; below each M the number of networks
+    that have one.
     """
-    figure = Figure(figsize=(4.2 * len(tasks), 3.7))
-    row = figure.subplots(1, len(tasks), squeeze=False)[0]
+    figure = Figure(figsize=(4.4 * len(tasks), 3.9))
+    row = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
     names = {
-        "distributive": r"distributive $|\partial v_k / \partial w|$",
-        "collaborative": r"collaborative $\|dL/df\|$",
+        "vanishing_distributive": "distributive factor, less the share at the start",
+        "vanishing_share": r"distributive factor $|\partial v_k / \partial w|$",
+        "vanishing_gradient": "gradient",
+        "orthogonal": "gradient, and neither factor",
     }
     for ax, (task, data) in zip(row, tasks.items(), strict=True):
-        for stage, style in ((data["stages"][0], ":"), (data["stages"][-1], "-")):
-            factors = stage["factors"]
-            for colour, (name, label) in zip(COLOURS, names.items(), strict=False):
-                ax.plot(
-                    factors["thresholds"],
-                    floats(factors[name]),
-                    style,
-                    color=colour,
-                    label=f"{label}, step {stage['step']}",
-                )
-        ax.axvline(1e-2, color="0.5", lw=0.8)
+        measures = data["stages"][-1]["measures"]
+        places = range(len(data["branches"]))
+        styles = ("-", ":", "--", "-.")
+        for colour, style, (name, label) in zip(
+            COLOURS, styles, names.items(), strict=False
+        ):
+            look = {"ls": style, "marker": "o", "ms": 3, "label": label}
+            _against_branches(ax, places, measures[name], colour, **look)
+        limit = data["observations"]["section8"]["threshold"]
+        ax.axhline(limit, color="0.5", lw=0.8, label="threshold of the first")
+        counts = measures["vanishing_share"]["networks"]
+        labels = [f"{m}\n({n})" for m, n in zip(data["branches"], counts, strict=True)]
+        ax.set_xticks(places, labels, fontsize=8)
         ax.set(
-            title=f"{TASK_TITLES[task]}, $M = {data['branches'][-1]}$",
-            xscale="log",
-            xlabel="threshold, relative to the initial root mean square",
-            ylabel="share below it",
-            ylim=(-0.02, 1.02),
+            title=TASK_TITLES[task],
+            xlabel="number of branches $M$ (networks with points to learn)",
+            ylim=(min(-0.05, ax.get_ylim()[0]), 1.02),
         )
+    row[0].set_ylabel("share of (parameter, point) pairs")
     handles, labels = row[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
     return figure

@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from bspec_jax.analysis import specialization as sp
-from bspec_jax.analysis.observations import average, evaluate
+from bspec_jax.analysis.averages import average_stages
+from bspec_jax.analysis.observations import evaluate
 from bspec_jax.analysis.specialization import Specialization
 from bspec_jax.analysis.statistics import mean_interval
-from bspec_jax.classifier.evaluation import activity, whole
+from bspec_jax.classifier.evaluation import whole
 from bspec_jax.components import measures
 from bspec_jax.components.pictures import Pictures
 from bspec_jax.data import Selection, Split
@@ -67,7 +68,7 @@ def monitor(
     log = {
         **{name: scores[name] for name in SCORES},
         "norms": norms,
-        "active": whole(activity(norms[:, None]).sum()),
+        "active": whole(_active(norms).sum()),
         "image_std": x.std(),
         "image_variation": measures.total_variation(x).mean(),
         "residual_std": own.residual.std(),
@@ -160,7 +161,7 @@ def branch_scores(v: Components) -> dict:
     """Energy, covariance and index of the components."""
     covariance = np.asarray(sp.covariance(v))
     norms = np.asarray(sp.response_norms(v))
-    active = activity(norms[:, None])  # as of a single example
+    active = _active(norms)
     rho = np.asarray(sp.correlation(jnp.asarray(covariance)))
     mean_rho, pairs = sp.mean_correlation(jnp.asarray(rho), jnp.asarray(active))
     return {
@@ -173,6 +174,11 @@ def branch_scores(v: Components) -> dict:
         "mean_correlation": float(mean_rho) if pairs != 0 else None,
         "specialization_index": float(sp.specialization_index(covariance)),
     }
+
+
+def _active(norms: Float[np.ndarray, " M"]) -> Float[np.ndarray, " M"]:
+    """Activity from norms: as of a single example."""
+    return np.asarray(sp.activity(norms[:, None]))
 
 
 def _subsets(v: Components) -> list[Sequence[int]]:
@@ -210,7 +216,7 @@ def input_scores(own: Decomposition, diffusion_step: float) -> dict:
 def observations(
     v: Components, initial: Components, truth: Face | None
 ) -> dict[int, dict]:
-    """Observations 1 to 6 of a single generator; a region is a part of the faces.
+    """Observations 1 to 5 of a single generator; a region is a part of the faces.
 
     There is no control, and a single network has no interval, so that no verdict is
     decided. Empty without a ground truth: observations need regions.
@@ -221,18 +227,17 @@ def observations(
     if truth is None:
         return {}
     undefined = Specialization(*[np.nan] * len(Specialization._fields))
-    stages = {
-        "converged": sp.measure(v, energy=part_energy(v, truth.masks)),
-        "initial": sp.measure(initial, energy=part_energy(initial, truth.masks)),
-        "control": undefined,
-    }
-    means = {stage: _of_single_network(measured) for stage, measured in stages.items()}
-    return evaluate([len(v)], **means, success_interval=[[0, 1]])
 
+    def measured(v, rule):
+        seen = np.asarray(sp.centred(v)) if rule == "centred" else v
+        return sp.measure(v, energy=part_energy(seen, truth.masks), rule=rule)
 
-def _of_single_network(measured: Specialization) -> dict[str, dict]:
-    """`observations.average` over one M and one network."""
-    return average(jax.tree.map(lambda leaf: np.array([[leaf]]), measured))
+    def stages(rule):
+        null = sp.null_correlation(v, jax.random.key(0), rule=rule)
+        of_one = (measured(v, rule), measured(initial, rule), undefined, null)
+        return average_stages(*jax.tree.map(lambda leaf: np.array([[leaf]]), of_one))
+
+    return evaluate([len(v)], {rule: stages(rule) for rule in ("centred", "norm")})
 
 
 def part_energy(

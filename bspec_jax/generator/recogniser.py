@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from bspec_jax import classifier
 from bspec_jax.classifier import Classifier, ClassifierSpec
-from bspec_jax.classifier.resnet import WIDTHS
+from bspec_jax.classifier.branches import WIDTHS
 from bspec_jax.classifier.training import Recipe, Schedule, fit
 from bspec_jax.data import Selection, Split
 from bspec_jax.data.selection import balanced

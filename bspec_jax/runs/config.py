@@ -6,7 +6,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from bspec_jax.storage.errors import UserError, flag
 from bspec_jax.storage.files import to_json
@@ -128,7 +137,7 @@ def _from_json(value, hint):
       ValueError: if it is not of the flag's type.
     """
     choices = get_args(hint)
-    if isinstance(hint, UnionType):
+    if get_origin(hint) in (UnionType, Union):
         return value if value is None else _from_json(value, choices[0])
     if get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_from_json(item, choices[0]) for item in value)

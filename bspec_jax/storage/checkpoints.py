@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
@@ -35,7 +35,7 @@ CHECKSUMS = "checksums.json"
 UNREADABLE = re.compile(
     "RESOURCE_EXHAUSTED|PERMISSION_DENIED|Permission denied|Too many open files"
 )
-KEPT = 2  # latest steps that are kept, besides step 0
+KEPT = 2  # latest steps that are kept, besides step 0 and those asked for
 
 
 @runtime_checkable
@@ -79,16 +79,17 @@ def _checksum_of_fields(fields: dict) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def save(folder: Path, step: int, **parts: Any) -> None:
-    """Writes trees as one step, and keeps step 0 and the `KEPT` latest steps.
+def save(folder: Path, step: int, *, keep: Collection[int] = (), **parts: Any) -> None:
+    """Writes trees as one step, and deletes others.
 
-    Leaves may be arrays of any type, random keys among them.
+    Step 0, the `KEPT` latest steps and those in `keep` stay. Leaves may be arrays of
+    any type, random keys among them.
     """
     items = {
         name: ocp.args.StandardSave(jax.tree.map(_storable, tree))
         for name, tree in parts.items()
     }
-    with _manager(folder) as manager:
+    with _manager(folder, keep) as manager:
         manager.save(step, args=ocp.args.Composite(**items), force=True)
     written = folder / str(step)
     write_json(written / CHECKSUMS, _checksums(written))
@@ -161,9 +162,12 @@ def find(path: Path | str, network: str) -> tuple[Path, int]:
     return folder, available[-1]
 
 
-def _manager(folder: Path) -> ocp.CheckpointManager:
+def _manager(folder: Path, keep: Collection[int]) -> ocp.CheckpointManager:
     kept = preservation_policy.AnyPreservationPolicy(
-        [preservation_policy.LatestN(KEPT), preservation_policy.CustomSteps([0])]
+        [
+            preservation_policy.LatestN(KEPT),
+            preservation_policy.CustomSteps([0, *keep]),
+        ]
     )
     options = ocp.CheckpointManagerOptions(
         preservation_policy=kept,

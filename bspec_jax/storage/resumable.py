@@ -6,7 +6,7 @@ that are not finite. A step is a function of the state and its number alone, so 
 resumed training ends bit for bit like one that was never stopped.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -42,10 +42,10 @@ class TrainingState(Protocol):
 State = TypeVar("State", bound=TrainingState)
 
 
-def save(folder: Path, state: TrainingState) -> None:
-    """Writes the checkpoint of the state's step."""
+def save(folder: Path, state: TrainingState, keep: Collection[int] = ()) -> None:
+    """Writes the checkpoint of the state's step; `keep` as of `checkpoints.save`."""
     model, training = state.parts()
-    checkpoints.save(folder, int(state.step), model=model, training=training)
+    checkpoints.save(folder, int(state.step), keep=keep, model=model, training=training)
 
 
 def restore(folder: Path, step: int, like: State) -> State:
@@ -84,6 +84,7 @@ def train_loop(
     on_log: Callable[[Any, int, dict[str, np.ndarray]], Any],
     save: Callable[[Any], Any],
     name: str,
+    check: Callable[[str, int, dict[str, np.ndarray]], Any] | None = None,
 ) -> Any:
     """Takes the steps; only logging and saving block on a step.
 
@@ -94,10 +95,13 @@ def train_loop(
       on_log: takes the state, the number of steps done, and the logs since the last
         call, stacked `[K, ...]`.
       name: of the network, for messages.
+      check: raises for a log that should end the training; takes `name`, the log's
+        first step, and the log. Default: `check_finite`.
 
     Raises:
-      UserError: if a logged number is not finite.
+      UserError: by default, if a logged number is not finite.
     """
+    check = check or check_finite
     done, total = steps.start, steps.stop
     while done < total:
         stop = min(total, *((done // n + 1) * n for n in (log_every, *save_every)))
@@ -106,7 +110,7 @@ def train_loop(
             state, entry = advance(state, step)
             log.append(entry)
         log = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(log))
-        _check_finite(name, done, log)
+        check(name, done, log)
         done = stop
         on_log(state, done, log)
         if done == total or any(done % n == 0 for n in save_every):
@@ -114,7 +118,8 @@ def train_loop(
     return state
 
 
-def _check_finite(name: str, step: int, log: dict) -> None:
+def check_finite(name: str, step: int, log: dict[str, np.ndarray]) -> None:
+    """Raises UserError unless all logged numbers are finite."""
     for quantity, values in log.items():
         finite = np.isfinite(values.reshape(len(values), -1)).all(1)
         if not finite.all():

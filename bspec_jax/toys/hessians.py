@@ -8,59 +8,70 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from bspec_jax.analysis import gradients, hessian
+from bspec_jax.analysis import hessian
+from bspec_jax.analysis.gradients import collaborative_factor, collaborative_shares
 from bspec_jax.analysis.hessian_measures import (
     block_measures,
     branch_spectra,
     mean_pair_ratio,
     spectrum,
+    step_effect,
 )
 from bspec_jax.analysis.objective import Leaves, Objective, frozen_responses
 from bspec_jax.analysis.specialization import (
-    active_branches,
+    activity,
     covariance,
     specialization_index,
+)
+from bspec_jax.analysis.vanishing import (
+    THRESHOLDS,
+    VANISHED,
+    FactorScales,
+    factor_scales,
+    vanishing_shares,
 )
 from bspec_jax.losses import squared_error
 from bspec_jax.toys.sweeps import Trials
 from bspec_jax.toys.tasks import toy_network
+from bspec_jax.trees import ravel_branches, select_leaves
 
-# Relative to the factor's initial root mean square; eight per decade.
-THRESHOLDS = tuple(10.0 ** (i / 8) for i in range(-32, 9))
-VANISHED = THRESHOLDS.index(1e-2)
 BATCH_ELEMENTS = 2**23  # entries of the Hessians held at a time
 
 
 class InitialScales(NamedTuple):
     """What the factors and the gradient of each network are relative to.
 
-    distributive, collaborative: root mean squares of the factors at initialisation.
+    factors: root mean squares at initialisation.
     gradient_norm: of the gradient at initialisation.
+    vanishing: share of the distributive factors that were small at initialisation.
     """
 
-    distributive: Float[np.ndarray, " T"]
-    collaborative: Float[np.ndarray, " T"]
+    factors: FactorScales
     gradient_norm: Float[np.ndarray, " T"]
+    vanishing: Float[np.ndarray, " T"]
 
 
 class HessianMeasures(NamedTuple):
     """Measures of T networks of M branches at one stage; the last axis is networks.
 
     P is the number of parameters of a branch that the Hessian is of. The measures of a
-    network that diverged are NaN.
+    network that diverged are NaN; the shares of vanishing factors, at
+    `vanishing.THRESHOLDS`, also for one that has no example left to learn.
     """
 
-    offdiagonal_ratio: Float[np.ndarray, " T"]  # see `hessian_measures`
-    control_ratio: Float[np.ndarray, " T"]
-    ratio_to_control: Float[np.ndarray, " T"]
+    block_index: Float[np.ndarray, " T"]  # see `hessian_measures`
+    step_effect: Float[np.ndarray, " T"]
+    offdiagonal_ratio: Float[np.ndarray, " T"]
     mean_pair_ratio: Float[np.ndarray, " T"]
     active_pair_ratio: Float[np.ndarray, " T"]  # mean_pair_ratio of active branches
     small_blocks: Float[np.ndarray, " T"]
     largest_eigenvalue: Float[np.ndarray, " T"]
     index: Float[np.ndarray, " T"]  # S of the covariance of the responses
-    distributive: Float[np.ndarray, "thresholds T"]  # shares of vanishing factors
-    collaborative: Float[np.ndarray, "thresholds T"]
-    vanishing_difference: Float[np.ndarray, " T"]  # of these shares at 1e-2
+    distributive: Float[np.ndarray, "thresholds T"]  # see `vanishing.VanishingShares`
+    gradient: Float[np.ndarray, "thresholds T"]
+    orthogonal: Float[np.ndarray, "thresholds T"]
+    collaborative: Float[np.ndarray, "thresholds T"]  # share of small ||D_collab||
+    vanishing_distributive: Float[np.ndarray, " T"]  # at 5e-2, less that at the start
     gradient_norm: Float[np.ndarray, " T"]  # relative to its initial norm
     block_norms: Float[np.ndarray, "M M T"] | None  # by descending own block
     spectrum: Float[np.ndarray, "MP T"] | None
@@ -116,7 +127,7 @@ def measure(
         columns = columns._replace(negative_slope=slopes)
     networks = _Networks(*(np.asarray(column, dtype) for column in columns))
     if initial is not None:
-        initial = InitialScales(*(np.asarray(scale, dtype) for scale in initial))
+        initial = jax.tree.map(lambda scale: np.asarray(scale, dtype), initial)
     total, m = networks.w.shape
     size = min(total, max(1, BATCH_ELEMENTS // (2 * m) ** 2))
     first, batches = None, []
@@ -171,44 +182,50 @@ def _measure_network(leaves: Leaves, network: _Networks, initial: InitialScales 
     v, _ = net.responses(params, (), network.x)
     # Of a network that is NaN the slopes alone would still be numbers.
     h = hessian.dense(objective, params, leaves=leaves) + 0 * v.sum()
-    measures = block_measures(h)
+    gradient = jax.grad(objective.total)(params)
+    chosen = gradient if leaves is None else select_leaves(gradient, leaves)[0]
+    active = activity(v, rule="centred")
+    measures = block_measures(h, active)
     norms = measures.pop("block_norms")
     order = jnp.argsort(-jnp.diagonal(norms))
-    active = active_branches(v)
-    both_active = active[:, None] & active[None, :]
+    both_active = active[:, None] * active[None, :]
     measures |= {
-        "active_pair_ratio": mean_pair_ratio(jnp.where(both_active, norms, 0)),
+        "active_pair_ratio": mean_pair_ratio(jnp.where(both_active == 0, 0, norms)),
+        "step_effect": step_effect(h, ravel_branches(chosen)[0], active),
         "block_norms": norms[order][:, order],
         "index": specialization_index(covariance(v)),
     }
-    return h, order, measures | _factors(objective, params, v, initial)
+    return h, order, measures | _factors(objective, params, v, gradient, initial)
 
 
 def _factors(
-    objective: Objective, params: dict, v: Array, initial: InitialScales | None
+    objective: Objective,
+    params: dict,
+    v: Array,
+    gradient: dict,
+    initial: InitialScales | None,
 ) -> dict:
     """Shares of vanishing factors, and the norm of the gradient."""
-    respond, x, y = objective.respond, objective.examples, objective.targets
-    factor = gradients.collaborative_factor(lambda f: squared_error(f, y), v.sum(0))
-    gradient = jax.grad(objective.total)(params)
+    x, y = objective.examples, objective.targets
+    factor = collaborative_factor(lambda f: squared_error(f, y), v.sum(0))
+    pair = (objective.respond, params, x, factor)
+    # dv_k/dw is a slope times x: zero at x = 0 for every w and b.
+    pairs = {"w": x != 0, "b": jnp.ones_like(x, bool)}
     gradient_norm = jnp.hypot(*map(jnp.linalg.norm, gradient.values()))
-    if initial is None:
-        initial = InitialScales(
-            distributive=gradients.distributive_scale(respond, params, x),
-            collaborative=gradients.collaborative_scale(factor),
-            gradient_norm=gradient_norm,
-        )
-    distributive = gradients.distributive_shares(
-        respond, params, x, initial.distributive, thresholds=THRESHOLDS
-    )
-    distributive = distributive + 0 * v.sum()
-    collaborative = gradients.collaborative_shares(
-        factor, initial.collaborative, thresholds=THRESHOLDS
+    new = initial is None
+    scales = factor_scales(*pair, pairs=pairs) if new else initial.factors
+    shares = vanishing_shares(*pair, scales, pairs=pairs)
+    shares = jax.tree.map(lambda share: share + 0 * v.sum(), shares)
+    vanishing = shares.distributive[THRESHOLDS.index(VANISHED)]
+    if new:
+        initial = InitialScales(scales, gradient_norm, vanishing)
+    collaborative = collaborative_shares(
+        factor, scales.collaborative, thresholds=THRESHOLDS
     )
     return {
-        "distributive": distributive,
+        **shares._asdict(),
         "collaborative": collaborative,
-        "vanishing_difference": (distributive - collaborative)[VANISHED],
+        "vanishing_distributive": vanishing - initial.vanishing,
         "gradient_norm": gradient_norm / initial.gradient_norm,
         "scales": initial,
     }

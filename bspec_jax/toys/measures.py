@@ -1,19 +1,32 @@
 """What the branches of many trained toy networks do."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int, Key
 
-from bspec_jax.analysis.observations import OBSERVATIONS, average, quarter_index
-from bspec_jax.analysis.specialization import Specialization, measure
+from bspec_jax.analysis.averages import average, average_stages
+from bspec_jax.analysis.observations import quarter_index
+from bspec_jax.analysis.specialization import (
+    ActivityRule,
+    Specialization,
+    centred,
+    input_regions,
+    measure,
+    null_correlation,
+    region_energy,
+)
 from bspec_jax.analysis.statistics import rate_interval
+from bspec_jax.analysis.verdicts import OBSERVATIONS
 from bspec_jax.toys.sweeps import MEASURE_ELEMENTS, Trials
 from bspec_jax.toys.tasks import Scalar, toy_network
+
+CONTROL_POOL = 3000  # networks trained alone, whose sums are the control
 
 
 def trial_responses(trials: Trials) -> Float[np.ndarray, "T W N"]:
@@ -24,39 +37,89 @@ def trial_responses(trials: Trials) -> Float[np.ndarray, "T W N"]:
     return v.transpose(2, 0, 1)
 
 
-def measure_trials(trials: Trials, **options) -> Specialization:
+def measure_trials(
+    trials: Trials, *, rule: ActivityRule = "norm", threshold: float = 0.1
+) -> Specialization:
     """`specialization.measure` of every trial, fields `[T]` (NumPy).
 
-    Every point is a region. Options are those of `measure`. The measures of a diverged
-    trial are NaN.
+    A region is a distinct point. The measures of a diverged trial are NaN.
     """
-    responses, m = trial_responses(trials), trials.num_branches
-    size = max(1, MEASURE_ELEMENTS // responses.shape[1] ** 2)
-    padding = -m.size % size or size * (m.size == 0)  # one shape, one compilation
-    responses = np.pad(responses, ((0, padding), (0, 0), (0, 0)))
-    m = np.pad(m, (0, padding), constant_values=1)
-    chunks = [
-        jax.device_get(_measure_chunk(*part, **options))
-        for part in zip(
-            responses.reshape(-1, size, *responses.shape[1:]),
-            m.reshape(-1, size),
-            strict=True,
-        )
-    ]
-    columns = zip(*chunks, strict=True)
-    return Specialization(*(np.concatenate(c)[: trials.error.size] for c in columns))
+    points, task = np.unique(trials.x.T, axis=0, return_inverse=True)
+    shape = len(Specialization._fields), trials.error.size
+    measured = np.empty(shape, trials.w.dtype)
+    for i, x in enumerate(points):
+        regions = input_regions(x)
+        options = {"num_regions": int(regions.max()) + 1, "rule": rule}
+        of_chunk = partial(_measure_chunk, regions, threshold=threshold, **options)
+        rows = task.ravel() == i
+        measured[:, rows] = _in_chunks(of_chunk, trials.select(rows))
+    return Specialization(*measured)
 
 
-@partial(jax.jit, static_argnames=("rule", "threshold", "centred"))
-def _measure_chunk(responses, num_branches, **options):
+@partial(jax.jit, static_argnames=("num_regions", "rule", "threshold"))
+def _measure_chunk(regions, responses, num_branches, *, num_regions, rule, threshold):
     def measure_trial(v, m):
-        return Specialization(*measure(v, num_branches=m, **options))
+        seen = centred(v) if rule == "centred" else v
+        energy = region_energy(seen, regions, num_regions)
+        options = {"rule": rule, "threshold": threshold}
+        return Specialization(*measure(v, energy=energy, num_branches=m, **options))
 
     return jax.vmap(measure_trial)(responses, num_branches)
 
 
+def null_correlations(
+    trials: Trials, key: Key[Array, ""], *, rule: ActivityRule = "norm"
+) -> Float[np.ndarray, " T"]:
+    """`specialization.null_correlation` of every trial, each with a key of its own."""
+    keys = jax.random.key_data(jax.random.split(key, trials.error.size))
+    return _in_chunks(partial(_null_chunk, rule=rule), trials, np.asarray(keys))
+
+
+@partial(jax.jit, static_argnames="rule")
+def _null_chunk(responses, _, keys, *, rule):
+    keys = jax.random.wrap_key_data(keys)
+    return jax.vmap(partial(null_correlation, rule=rule))(responses, keys)
+
+
+def _in_chunks(of_chunk: Callable[..., Any], trials: Trials, *columns) -> np.ndarray:
+    """A function of the responses of trials, a few at a time, `[..., T]`.
+
+    Args:
+      of_chunk: takes responses, numbers of branches, and the columns, and gives arrays
+        with one entry for each trial.
+      columns: more arrays `[T, ...]`.
+    """
+    arrays = (trial_responses(trials), trials.num_branches, *columns)
+    total = trials.error.size
+    most = max(1, MEASURE_ELEMENTS // trials.w.shape[0] ** 2)
+    size = min(most, 1 << (total - 1).bit_length())  # few shapes, few compilations
+    chunks = []
+    for start in range(0, total, size):
+        index = np.arange(start, start + size) % total
+        part = of_chunk(*(array[index] for array in arrays))
+        chunks.append(np.asarray(jax.device_get(part)))
+    return np.concatenate(chunks, -1)[..., :total]
+
+
+def control_shape(most_branches: int) -> tuple[int, int]:
+    """Networks in the control's largest sum, and the number of sums.
+
+    Of `CONTROL_POOL` networks trained alone, or as many as ten sums take.
+    """
+    return most_branches, max(10, CONTROL_POOL // most_branches)
+
+
+def control_members(most_branches: int) -> Int[np.ndarray, "M T"]:
+    """The networks in each sum of the control; for a smaller M the first rows.
+
+    Each network is in one sum only, so that the sums are independent.
+    """
+    shape = control_shape(most_branches)
+    return np.arange(math.prod(shape)).reshape(shape)
+
+
 def sum_trained_alone(alone: Trials, members: Int[np.ndarray, "M T"]) -> Trials:
-    """The control of observations 1 to 5: networks trained separately and summed.
+    """The control of the observations: networks trained separately and summed.
 
     Args:
       alone: trained networks of one branch each (M = 1), of one task.
@@ -95,21 +158,48 @@ def success_rates(trials: Trials, shape: tuple[int, ...]) -> dict[str, np.ndarra
     return {"success_rate": rate, "success_interval": interval, "diverged": diverged}
 
 
-def measure_means(trials: Trials, shape: tuple[int, ...]) -> dict[str, dict]:
-    """Mean and 95 % interval of each measure, over the trials that did not diverge.
-
-    A trial is left out where its measure is undefined: a mean over active branches if
-    none is active, a correlation if there is no pair.
+def measure_means(
+    trials: Trials, shape: tuple[int, ...], *, rule: ActivityRule = "norm"
+) -> dict[str, dict]:
+    """`averages.average` over the trials that did not diverge.
 
     Args:
-      shape: of the table without its trial axis.
-
-    Keys are the fields of `Specialization`; values are `{"mean": shape, "interval":
-    [*shape, 2]}`.
+      shape: of the table without its trial axis, and so of each mean.
     """
-    measured = measure_trials(trials)
+    return average(*_table(trials, shape, rule))
+
+
+def measure_stages(
+    initial: Trials,
+    trained: Trials,
+    control: Trials,
+    shape: tuple[int, ...],
+    *,
+    rule: ActivityRule,
+    null_key: Key[Array, ""] | None = None,
+) -> dict[str, dict[str, dict]]:
+    """`averages.average_stages` of toys, for `observations.evaluate`.
+
+    Args:
+      initial, trained: the same trials before and after training.
+      control: of `sum_trained_alone`, for each row of the table.
+      shape: of the tables without their trial axis.
+      null_key: of the permutations behind the null correlation; None to leave it out.
+    """
+    after, counts = _table(trained, shape, rule)
+    before, _ = _table(initial, shape, rule)
+    sums, control_counts = _table(control, shape, rule)
+    null = None
+    if null_key is not None:
+        null = null_correlations(trained, null_key, rule=rule).reshape(*shape, -1)
+    return average_stages(after, before, sums, null, counts, control_counts)
+
+
+def _table(trials, shape, rule):
+    """The measures of all trials, and which did not diverge, `[*shape, T]`."""
+    measured = measure_trials(trials, rule=rule)
     table = Specialization(*(values.reshape(*shape, -1) for values in measured))
-    return average(table, ~trials.diverged.reshape(*shape, -1))
+    return table, ~trials.diverged.reshape(*shape, -1)
 
 
 def active_growth(

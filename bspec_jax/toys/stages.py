@@ -8,27 +8,35 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
-from bspec_jax.analysis import gradients
+from bspec_jax.analysis.averages import summary
 from bspec_jax.analysis.observations import evaluate_hessian
-from bspec_jax.analysis.statistics import mean_interval, rank_correlation, rate_interval
-from bspec_jax.toys.hessians import THRESHOLDS, HessianMeasures
+from bspec_jax.analysis.statistics import rank_correlation, rate_interval
+from bspec_jax.analysis.vanishing import THRESHOLDS, VANISHED
+from bspec_jax.toys.hessians import HessianMeasures
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-REPORTED = [THRESHOLDS.index(t) for t in gradients.THRESHOLDS]
-AVERAGED = (
-    "offdiagonal_ratio",
-    "control_ratio",
-    "mean_pair_ratio",
-    "active_pair_ratio",
-    "ratio_to_control",
-    "small_blocks",
-    "vanishing_difference",
-    "index",
-    "largest_eigenvalue",
-    "gradient_norm",
-)
+SHARES = ("distributive", "gradient", "orthogonal", "collaborative")
+# The measures that are averaged, with their least and greatest value.
+BOUNDS = {
+    "block_index": (-np.inf, 1),
+    "step_effect": (0, np.inf),
+    "offdiagonal_ratio": (0, np.inf),
+    "mean_pair_ratio": (0, np.inf),
+    "active_pair_ratio": (0, np.inf),
+    "small_blocks": (0, 1),
+    "vanishing_distributive": (-1, 1),
+    "index": (0, 1),
+    "largest_eigenvalue": (-np.inf, np.inf),
+    "gradient_norm": (0, np.inf),
+}
+# Names of the shares of vanishing pairs at the threshold of the conjecture.
+VANISHING = {
+    "vanishing_share": "distributive",
+    "vanishing_gradient": "gradient",
+    "orthogonal": "orthogonal",
+}
 
 Chosen = Callable[[HessianMeasures], Bool[np.ndarray, " T"]]
 
@@ -45,22 +53,22 @@ def record(
         below 2 / learning_rate.
     """
     largest = by_branches[max(by_branches)]
+    block_index = largest.block_index
     ratio, index = largest.offdiagonal_ratio, largest.index
     counted = largest.defined & np.isfinite(ratio)
     rho, rho_interval = rank_correlation(ratio[counted], index[counted])
     measures = list(by_branches.values())
+    shares = {
+        name: means(measures, share, rows=THRESHOLDS.index(VANISHED))
+        for name, share in VANISHING.items()
+    }
     return {
         "step": step,
-        "measures": {name: means(measures, name) for name in AVERAGED},
+        "measures": {name: means(measures, name) for name in BOUNDS} | shares,
         "block_norms": _mean(largest, "block_norms"),
         "offdiagonal_ratio": _mean(largest, "offdiagonal_ratio"),
-        "offdiagonal_ratio_quantiles": _quantiles(ratio[counted]),
+        "block_index_quantiles": _quantiles(block_index[np.isfinite(block_index)]),
         "spectra": _spectra(largest, 2 / learning_rate),
-        "factors": {
-            "thresholds": THRESHOLDS,
-            "distributive": _mean(largest, "distributive"),
-            "collaborative": _mean(largest, "collaborative"),
-        },
         "index": {
             "ratios": ratio[counted],
             "indices": index[counted],
@@ -74,6 +82,7 @@ def outcome(
     branches: Sequence[int],
     records: Sequence[Mapping[str, Any]],
     last: Mapping[int, HessianMeasures],
+    control: Mapping[int, HessianMeasures],
 ) -> dict[str, Any]:
     """The end of training: observation 7, section 8, and where factors vanish.
 
@@ -81,16 +90,26 @@ def outcome(
       branches: the M, ascending.
       records: of all stages, the first at initialisation.
       last: measures of the last stage by M, ascending.
+      control: the same of sums of separately trained networks. With the squared error,
+        whose d2L/df2 is 1, and branches without second derivatives, their Hessian is
+        that of their Jacobians, whatever the sum is.
     """
     first_means, last_means = (records[i]["measures"] for i in (0, -1))
+    control_means = {"block_index": means(list(control.values()), "block_index")}
+    stage_means = {
+        "converged": last_means,
+        "initial": first_means,
+        "control": control_means,
+    }
     measures = list(last.values())
     return {
         "branches": branches,
         "trials": measures[0].defined.size,
         "diverged": [(~m.defined).sum() for m in measures],
-        "observations": evaluate_hessian(branches, last_means, first_means),
+        "control": control_means,
+        "observations": evaluate_hessian(branches, stage_means),
         "equilibria": {
-            "thresholds": gradients.THRESHOLDS,
+            "thresholds": THRESHOLDS,
             "converged": _equilibrium(measures, lambda m: m.converged),
             "stuck": _equilibrium(measures, lambda m: ~m.converged),
         },
@@ -102,8 +121,8 @@ def means(
     name: str,
     chosen: Chosen = lambda m: m.defined,
     rows=...,
-) -> dict[str, Float[np.ndarray, "..."]]:
-    """Mean and 95 % interval over networks of a measure, stacked over `measures`.
+) -> dict[str, Any]:
+    """`averages.summary` over networks of a measure, stacked over `measures`.
 
     Networks count if they did not diverge, are `chosen` and have a finite measure.
 
@@ -115,8 +134,8 @@ def means(
     values = np.stack([getattr(m, name)[rows] for m in measures])
     counted = np.stack([m.defined & chosen(m) for m in measures])
     counted = counted.reshape(len(counted), *(1,) * (values.ndim - 2), -1)
-    mean, interval = mean_interval(values, counted & np.isfinite(values))
-    return {"mean": mean, "interval": interval}
+    bounds = (0, 1) if name in SHARES else BOUNDS.get(name, (-np.inf, np.inf))
+    return summary(values, counted & np.isfinite(values), bounds)
 
 
 def _mean(measures: HessianMeasures, name: str):
@@ -148,12 +167,9 @@ def _quantiles(values):
 def _equilibrium(measures: Sequence[HessianMeasures], chosen: Chosen) -> dict[str, Any]:
     """Shares of vanishing factors of the chosen networks, for each M."""
     counts = [int((m.defined & chosen(m)).sum()) for m in measures]
-    shares = {
-        name: means(measures, name, chosen, REPORTED)
-        for name in ("distributive", "collaborative")
-    }
+    shares = {name: means(measures, name, chosen) for name in SHARES}
     scalars = {
         name: means(measures, name, chosen)
-        for name in ("vanishing_difference", "gradient_norm")
+        for name in ("vanishing_distributive", "gradient_norm")
     }
     return {"trials": counts, **shares, **scalars}

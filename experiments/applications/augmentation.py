@@ -18,7 +18,7 @@ from bspec_jax.analysis.statistics import mean_interval
 from bspec_jax.branching import BranchedNetwork
 from bspec_jax.classifier import ClassifierSpec
 from bspec_jax.classifier import training as classifier_training
-from bspec_jax.classifier.resnet import WIDTHS
+from bspec_jax.classifier.branches import WIDTHS
 from bspec_jax.classifier.training import Recipe, Training, TrainState, epoch_order
 from bspec_jax.components.recombination import perturb_components, remainder
 from bspec_jax.data.images import Part
@@ -26,7 +26,7 @@ from bspec_jax.generator import Trained, to_bytes
 from experiments.applications.config import Config
 from experiments.applications.data import Examples, draw_examples
 
-CHANNELS = "paper"  # of `resnet.WIDTHS`
+CHANNELS = "paper"  # of `branches.WIDTHS`
 SIZE = 32  # most pixels each way of the classifier's images
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
 BATCH = 50

@@ -27,7 +27,7 @@ from bspec_jax import runs
 from bspec_jax.adapters import from_linen
 from bspec_jax.branching import BranchedNetwork, sum_of_branches
 from bspec_jax.classifier import Pixels
-from bspec_jax.classifier.resnet import WIDTHS, ResNet
+from bspec_jax.classifier.branches import WIDTHS, ResNet
 from bspec_jax.classifier.training import Recipe, Training, training
 from bspec_jax.conv import conv_general_dilated
 from experiments.benchmarks.measuring import (

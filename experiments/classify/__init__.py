@@ -1,1 +1,1 @@
-"""Image classification by a sum of slim ResNets (section 6)."""
+"""Image classification by a sum of branches (section 6)."""

@@ -20,6 +20,7 @@ def draw(config: Config, results: dict) -> dict[str, Figure]:
         "fig05_covariance": figures.branch_covariances(results["covariances"]),
         "fig06_outputs": figures.branch_outputs(main, classes),
         "classify_training": figures.classifier_training(results["curves"]),
+        "classify_norms": figures.branch_norms(results["curves"]),
         "classify_ablation": draw_ablation(results),
         "classify_enrichment": draw_enrichment(results),
         **draw_examples(config, results),
@@ -75,7 +76,7 @@ def draw_ablation(results: dict) -> Figure:
         ablation.points_lost,
         ablation.kept,
         ablation.alone_in_order,
-        results["pruned"]["branches"],
+        results["active"],
     )
 
 

@@ -1,18 +1,23 @@
 """What results.json holds of the trained networks, and the pruned one."""
 
-import dataclasses
 import shutil
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from bspec_jax import classifier, data
+from bspec_jax.analysis import specialization
 from bspec_jax.analysis.observations import findings
-from bspec_jax.classifier.evaluation import activity, analyse
+from bspec_jax.analysis.verdicts import missing_regime
+from bspec_jax.classifier import branches, contributions
+from bspec_jax.classifier.evaluation import analyse
+from bspec_jax.classifier.pruning import prune
+from bspec_jax.classifier.recipe import count_steps, decay_budget
 from bspec_jax.storage import checkpoints, files
 from experiments.classify.config import Config
 from experiments.classify.saved import load_responses, save_examples
-from experiments.classify.train import jobs
+from experiments.classify.train import jobs, recipe_of
 
 PRUNED = "pruned"  # the network that measuring exports
 
@@ -25,50 +30,83 @@ def measure(config: Config, dataset: data.Dataset) -> dict:
         for job in jobs(config)
     }
     save_examples(config.workdir, dataset.test)
-    active = activity(responses[classifier.MAIN].trained)
-    analysis = analyse(jobs(config), responses, labels, num_classes)
-    setting = describe_setting(config, analysis["sweep"])
+    main = responses[classifier.MAIN].trained
+    length = describe_length(config, len(dataset.train.labels))
+    # The highest degree without normalisation counts the layers of the longest path.
+    _, layers = branches.degree(config.branch, config.widths_list, "none")
+    analysis = analyse(
+        jobs(config),
+        responses,
+        labels,
+        num_classes,
+        seed=config.seed,
+        regime=missing_regime(length["decay_budget"], layers),
+    )
+    networks = [network | length for network in analysis["networks"]]
+    setting = describe_setting(config, length, analysis["sweep"])
     return {
         "classes": dataset.class_names,
         **analysis,
+        **length,
+        "networks": networks,
         "findings": findings("classifier", setting, analysis["observations"]),
-        "pruned": export_pruned(config, active),
+        "pruned": export_pruned(config, main, dataset),
         "curves": files.read_metrics(config.workdir),
     }
 
 
-def describe_setting(config: Config, sweep: dict) -> str:
-    """Data, recipe and number of networks behind the observations."""
+def describe_length(config: Config, num_examples: int) -> dict:
+    """How long each network was trained: epochs, steps and decay budget."""
+    recipe = recipe_of(config)
+    steps = count_steps(recipe, num_examples)
+    return {
+        "epochs": config.epochs,
+        "steps": steps,
+        "decay_budget": decay_budget(recipe, steps),
+    }
+
+
+def describe_setting(config: Config, length: dict, sweep: dict) -> str:
+    """Data, branch, recipe and number of networks behind the observations."""
     size = f"{config.image_size} px" if config.image_size else "full size"
+    normalisation = "BatchNorm" if config.normalisation == "batch" else "unnormalised"
     return (
         f"{config.dataset}, {size}, {config.train_examples or 'all'} images, "
-        f"{config.epochs} epochs, M = {max(sweep['branches'])}, x {sweep['repeats']}"
+        f"{' '.join((config.branch, *config.widths))}, {normalisation}, "
+        f"{config.epochs} epochs, decay budget {length['decay_budget']:.3g}, "
+        f"M = {max(sweep['branches'])}, x {sweep['repeats']}"
     )
 
 
-def export_pruned(config: Config, activity: np.ndarray) -> dict:
+def export_pruned(
+    config: Config, responses: Float[np.ndarray, "M N C"], dataset: data.Dataset
+) -> dict:
     """Saves the main network without its silent branches; returns what that saves.
 
-    Saves none if no branch is active or, as for responses that are not finite, known to
-    be.
+    Silent by the centred rule. Saves none if no branch is active or, as for responses
+    that are not finite, known to be.
 
     Args:
-      activity: of each branch, `[M]`: 1 if active, 0 if silent, NaN if not known.
+      responses: of the main network to the test images.
     """
     main = classifier.load(config.workdir / "checkpoints" / classifier.MAIN)
     folder = config.workdir / "checkpoints" / PRUNED
     shutil.rmtree(folder, ignore_errors=True)  # an interrupted analysis may leave one
+    activity = np.asarray(specialization.activity(responses, rule="centred"))
     known, active = not np.isnan(activity).any(), activity == 1
-    count = int(active.sum())
+    count, accuracy = int(active.sum()), None
     if count:
-        checkpoints.write_spec(folder, dataclasses.replace(main.spec, branches=count))
-        model = {"params": main.params, "batch_stats": main.batch_stats}
-        pruned = jax.tree.map(lambda leaf: leaf[active], model)
-        checkpoints.save(folder, main.step, model=pruned)
+        pruned = prune(main, active, dataset.train.images)
+        checkpoints.write_spec(folder, pruned.spec)
+        model = {"params": pruned.params, "batch_stats": pruned.batch_stats}
+        checkpoints.save(folder, pruned.step, model=model)
+        images, labels = dataset.test
+        accuracy = contributions.accuracy(pruned.responses(images).sum(0), labels)
     parameters = sum(leaf[0].size for leaf in jax.tree.leaves(main.params))
     flops = classifier.forward_flops(main.spec)
     return {
         "branches": count if known else None,
+        "test_accuracy": accuracy,
         "parameters": count * parameters if known else None,
         "parameters_before": len(active) * parameters,
         "flops": count * flops if known else None,

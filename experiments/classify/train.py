@@ -5,25 +5,22 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from bspec_jax import classifier, data, runs
+from bspec_jax.analysis.specialization import activity
 from bspec_jax.branching import BranchedNetwork
 from bspec_jax.classifier import contributions
-from bspec_jax.classifier.evaluation import CONTROL, Job, Responses, activity, whole
+from bspec_jax.classifier.evaluation import CONTROL, Job, Responses, whole
 from bspec_jax.classifier.network import Pixels
-from bspec_jax.classifier.training import (
-    Recipe,
-    Schedule,
-    TrainState,
-    count_steps,
-    fit,
-)
+from bspec_jax.classifier.recipe import Recipe, count_steps, decay_budget
+from bspec_jax.classifier.training import Schedule, TrainState, fit
 from bspec_jax.data.names import shown
 from bspec_jax.losses import classification_floor
 from bspec_jax.storage import checkpoints, files
 from bspec_jax.storage.errors import notify
 from experiments.classify import memory
-from experiments.classify.config import LEARNING_RATES, Config, check_selection
+from experiments.classify.config import Config, check_selection
 from experiments.classify.saved import responses_path, save_responses
 
 
@@ -111,6 +108,10 @@ def specify(
         std=tuple(np.float32(dataset.std).tolist()),
         clamp=config.clamp,
         data=config.data_arguments(),
+        steps=count_steps(recipe_of(config), len(dataset.train.labels)),
+        branch=config.branch,
+        normalisation=config.normalisation,
+        biases=not config.skip_biases,
     )
 
 
@@ -124,13 +125,15 @@ def train(
 ) -> TrainState:
     """Trains a network with a progress bar, and logs to metrics.jsonl."""
     key = jax.random.fold_in(jax.random.key(config.seed), job.repeat)
+    recipe = recipe_of(config, separate=job.separate)
+    total = count_steps(recipe, len(dataset.train.labels))
     steps_per_epoch = len(dataset.train.labels) // config.batch_size
     done = checkpoints.last_step(folder)
     files.keep_metrics(
         config.workdir, lambda line: line["network"] != job.name or line["step"] <= done
     )
     with runs.progress_bar(
-        steps_per_epoch * config.epochs * config.batch_size,
+        total * config.batch_size,
         f"{job.name} (M = {job.branches})",
         "image",
         done * config.batch_size,
@@ -138,6 +141,7 @@ def train(
 
         def on_log(state, step, epoch, log):
             record = {"network": job.name, "step": step, "epoch": epoch}
+            record["decay_budget"] = decay_budget(recipe, total, step)
             record |= means(log, len(dataset.class_names))
             images, labels = dataset.validation
             if step % steps_per_epoch == 0 and len(labels):
@@ -148,7 +152,6 @@ def train(
             advance(len(log["loss"]) * config.batch_size)
 
         schedule = Schedule(config.log_every, config.checkpoint_every)
-        recipe = recipe_of(config, separate=job.separate)
         return fit(
             network, recipe, pixels, dataset.train, key, folder, schedule, on_log
         )
@@ -160,8 +163,9 @@ def recipe_of(config: Config, *, separate: bool = False) -> Recipe:
         epochs=config.epochs,
         batch_size=config.batch_size,
         optimizer=config.optimizer,
-        learning_rate=config.learning_rate or LEARNING_RATES[config.optimizer],
+        learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
+        decay_biases=not config.skip_bias_decay,
         clamp=config.clamp,
         crop_padding=config.crop_padding,
         flip=not config.skip_flip,
@@ -172,10 +176,15 @@ def recipe_of(config: Config, *, separate: bool = False) -> Recipe:
 def means(log: dict[str, np.ndarray], num_classes: int) -> dict:
     """A line of metrics.jsonl: means over the steps since the last line.
 
+    `norms` and `centred_norms` are root mean squares over examples of ||v_k||, the
+    latter without the branch's mean output over the batch; `parameter_norms` are those
+    after the last step.
+
     Args:
       log: of each step, stacked `[K, ...]`; see `classifier.training.Training`.
     """
     rms = np.sqrt(log["energy"].mean(0))
+    centred = np.sqrt(log["centred_energy"].mean(0))
     return {
         "loss": log["loss"].mean(),
         "excess_loss": log["loss"].mean() - classification_floor(num_classes),
@@ -183,5 +192,13 @@ def means(log: dict[str, np.ndarray], num_classes: int) -> dict:
         "saturated": log["saturated"].mean(),
         "gradient_norm": log["gradient_norm"].mean(),
         "norms": rms,
-        "active": whole(activity(rms[:, None]).sum()),
+        "centred_norms": centred,
+        "parameter_norms": log["parameter_norm"][-1],
+        "active": count_active(rms),
+        "active_centred": count_active(centred),
     }
+
+
+def count_active(norms: Float[np.ndarray, " M"]) -> int | float:
+    """The number of branches whose norm is a tenth of the largest one or more."""
+    return whole(np.asarray(activity(norms[:, None])).sum())

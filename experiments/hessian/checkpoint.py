@@ -2,8 +2,9 @@
 
 The exact Hessian of the summed loss with respect to the chosen leaves of all branches
 (by default their first layer), over training examples without augmentation, at
-initialisation and at the checkpoint. Each is taken with the clamp of the training and
-without any, because saturated outputs have no curvature under the hard clamp.
+initialisation, half-way and at the checkpoint. Each is taken with the clamp of the
+training and without any, because saturated outputs have no curvature under the hard
+clamp. The control has the Jacobians of the run's separately trained branches.
 """
 
 import math
@@ -15,14 +16,21 @@ import jax
 import numpy as np
 
 from bspec_jax import classifier, data, runs
-from bspec_jax.analysis import gradients, hessian, observations
-from bspec_jax.analysis.hessian_measures import block_measures, branch_spectra, spectrum
+from bspec_jax.analysis import hessian, observations
+from bspec_jax.analysis.hessian_measures import (
+    block_measures,
+    branch_spectra,
+    spectrum,
+    step_effect,
+)
 from bspec_jax.analysis.objective import Objective
+from bspec_jax.analysis.specialization import activity
+from bspec_jax.analysis.vanishing import THRESHOLDS, VANISHED, FactorScales
 from bspec_jax.classifier import curvature
 from bspec_jax.data.identity import hash_array
 from bspec_jax.storage import files
 from bspec_jax.storage.errors import UserError
-from bspec_jax.trees import Tree, select_leaves
+from bspec_jax.trees import select_leaves
 
 EXAMPLES = 128
 CHUNK = 32  # examples at a time
@@ -91,7 +99,7 @@ def prepare(
 
 def _check_memory(trained: classifier.Classifier, size: int, num_examples: int):
     """Raises FlagError if the Hessians, or the examples as floats, do not fit."""
-    hessians = 2 * 2 * 4 * size**2  # two stages, two clamps, float32
+    hessians = 4 * 2 * 4 * size**2  # three stages, a control, two clamps, float32
     eigenvalues = 3 * 8 * size**2
     images = 3 * 4 * num_examples * math.prod(trained.spec.image_shape)
     runs.check_memory(
@@ -108,91 +116,163 @@ def measure(workdir: Path, case: Case) -> dict[str, Any]:
     all of them.
     """
     train, spec = case.dataset.train, case.trained.spec
-    count = case.num_examples
-    images, labels = train.images[:count], train.labels[:count]
+    images, labels = (x[: case.num_examples] for x in (train.images, train.labels))
     clamps = tuple(dict.fromkeys((spec.clamp, "none")))
-    hessians, records, scales = {}, {clamp: [] for clamp in clamps}, None
-    for stage in curvature.stages(case.path, case.trained, train.images):
-        by_clamp = curvature.objectives(case.trained, stage, images, labels, clamps)
-        shares = None
-        if scales or not stage.step:  # shares are relative to the start
-            shares, scales = curvature.factor_shares(
-                by_clamp, stage.params, case.leaves, scales
+
+    def objectives(stage):
+        return curvature.objectives(case.trained, stage, images, labels, clamps)
+
+    stages = curvature.stages(case.path, case.trained, train.images)
+    control = curvature.control_stage(case.path, case.trained)
+    hessians, tasks = {}, {}
+    for clamp in clamps:
+        store = Store(workdir, clamp, case.leaves, hessians)
+        of_stages = [objectives(stage)[clamp] for stage in stages]
+        records, scales = [], None
+        for stage, objective in zip(stages, of_stages, strict=True):
+            record, scales = measure_stage(store, objective, stage, scales)
+            records.append(record)
+        task = {"clamp": clamp, "stages": records, "control": None}
+        if control and stages[-1].step:
+            last, apart = of_stages[-1], objectives(control)[clamp]
+            objective = curvature.control_objective(
+                last, stages[-1].params, apart, control.params
             )
-        for clamp, objective in by_clamp.items():
-            name = f"{clamp}_{stage.step}"  # in hessians.npz
-            what = f"Hessian at step {stage.step}, clamp {clamp}"
-            # Never that of another network, which has taken the checkpoint's place.
-            file = f"{name}_{_digest(stage)}.npz"
-            path = workdir / runs.UNFINISHED / file
-            h = exact_hessian(path, what, objective, stage.params, case.leaves)
-            hessians[name] = h
-            records[clamp].append(
-                {
-                    "step": stage.step,
-                    "hessian": name,
-                    **block_measures(h),
-                    "spectra": {"whole": spectrum(h), "branches": branch_spectra(h)},
-                    "factors": shares and factors(shares, clamp),
-                }
-            )
+            task["control"] = measure_control(store, objective, control)
+        name = "classify" if clamp == spec.clamp else "classify_unclamped"
+        tasks[name] = task
     files.save_arrays(workdir / HESSIANS, hessians)
-    tasks = {
-        "classify" if clamp == spec.clamp else "classify_unclamped": {
-            "clamp": clamp,
-            "stages": records[clamp],
-        }
-        for clamp in clamps
-    }
     return {
         "branches": spec.branches,
         "parameters": case.num_parameters,
         "leaves": case.leaves,
-        "examples": count,
+        "examples": case.num_examples,
         "tasks": tasks,
         "findings": findings(spec.branches, tasks),
     }
 
 
-def _digest(stage: curvature.Stage) -> str:
-    leaves = jax.tree.leaves((stage.params, stage.batch_stats))
-    return hash_array(np.concatenate([np.ravel(leaf) for leaf in leaves]))
+class Store(NamedTuple):
+    """Exact Hessians of one clamp: where they are kept, and of which parameters.
+
+    hessians: all so far, by their name in hessians.npz.
+    """
+
+    workdir: Path
+    clamp: str
+    leaves: tuple[str, ...]
+    hessians: dict[str, np.ndarray]
+
+
+def measure_stage(
+    store: Store,
+    objective: Objective,
+    stage: curvature.Stage,
+    scales: FactorScales | None,
+) -> tuple[dict[str, Any], FactorScales | None]:
+    """The record of a stage, and the scales of the factors at the start, if known."""
+    step, params = stage.step, stage.params
+    name, h = exact_hessian(store, f"{step}", f"at step {step}", objective, stage)
+    active = activity(curvature.responses(objective, params), rule="centred")
+    factors = None
+    if scales or not step:  # shares are relative to the start
+        factors = curvature.factors(objective, params, store.leaves, scales)
+        scales = factors.scales
+    record = {
+        "step": step,
+        "hessian": name,
+        "active_centred": active.sum(),
+        **block_measures(h, active),
+        "step_effect": step_effect(
+            h, curvature.gradient(objective, params, store.leaves), active
+        ),
+        "spectra": {"whole": spectrum(h), "branches": branch_spectra(h)},
+        "factors": factors
+        and {
+            "thresholds": THRESHOLDS,
+            **factors.shares._asdict(),
+            "collaborative": factors.collaborative,
+        },
+    }
+    return record, scales
+
+
+def measure_control(
+    store: Store, objective: Objective, stage: curvature.Stage
+) -> dict[str, Any]:
+    """The record of the separately trained branches."""
+    name, h = exact_hessian(store, "control", "of the control", objective, stage)
+    active = activity(curvature.responses(objective, stage.params), rule="centred")
+    return {
+        "hessian": name,
+        "active_centred": active.sum(),
+        **block_measures(h, active),
+    }
 
 
 def exact_hessian(
-    path: Path, what: str, objective: Objective, params: Tree, leaves: tuple[str, ...]
-) -> np.ndarray:
-    """The exact Hessian `[M, P, M, P]`, read from `path` if it is there."""
+    store: Store, name: str, what: str, objective: Objective, stage: curvature.Stage
+) -> tuple[str, np.ndarray]:
+    """The name and the exact Hessian `[M, P, M, P]`, read if it was computed before."""
+    name = f"{store.clamp}_{name}"
+    # Never that of another network, which has taken the checkpoint's place.
+    path = store.workdir / runs.UNFINISHED / f"{name}_{_digest(objective, stage)}.npz"
     if path.exists():
-        return files.load_arrays(path, {"hessian": None})["hessian"]
-    with runs.progress_bar(objective.num_examples, what, "image") as advance:
-        blocks = hessian.blocks(
-            objective, params, leaves=leaves, chunk_size=CHUNK, progress=advance
-        )
-    path.parent.mkdir(exist_ok=True)
-    h = np.asarray(blocks.full())
-    files.save_arrays(path, {"hessian": h})
-    return h
+        h = files.load_arrays(path, {"hessian": None})["hessian"]
+    else:
+        what = f"Hessian {what}, clamp {store.clamp}"
+        with runs.progress_bar(objective.num_examples, what, "image") as advance:
+            blocks = hessian.blocks(
+                objective,
+                stage.params,
+                leaves=store.leaves,
+                chunk_size=CHUNK,
+                progress=advance,
+            )
+        path.parent.mkdir(exist_ok=True)
+        h = np.asarray(blocks.full())
+        files.save_arrays(path, {"hessian": h})
+    store.hessians[name] = h
+    return name, h
 
 
-def factors(shares: curvature.FactorShares, clamp: str) -> dict[str, Any]:
-    """What results.json holds of the factors at a stage."""
-    return {
-        "thresholds": gradients.THRESHOLDS,
-        "distributive": shares.distributive,
-        "collaborative": shares.collaborative[clamp],
-    }
+def _digest(objective: Objective, stage: curvature.Stage) -> str:
+    """Of parameters, statistics, and targets, which a control has from the network."""
+    leaves = (stage.params, stage.batch_stats, objective.targets)
+    flat = [np.ravel(leaf).astype(np.float32) for leaf in jax.tree.leaves(leaves)]
+    return hash_array(np.concatenate(flat))
 
 
 def findings(num_branches: int, tasks: Mapping[str, Mapping]) -> list[dict]:
     """Observation 7 and section 8 for each clamp; none without the initial stage."""
     found = []
     for task in tasks.values():
-        stages = task["stages"]
-        if not stages or stages[0]["step"] != 0:
+        if task["stages"][0]["step"] != 0:
             continue
         clamp = task["clamp"].replace("none", "no")
         setting = f"M = {num_branches}, {clamp} clamp, x 1"
-        records = curvature.observe(num_branches, stages[0], stages[-1])
+        records = curvature.observe(num_branches, _numbers(task))
         found += observations.findings("classifier", setting, records)
     return found
+
+
+def _numbers(task: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What `curvature.observe` takes."""
+    first, last = (task["stages"][i] for i in (0, -1))
+    at = THRESHOLDS.index(VANISHED)
+    share, gradient, orthogonal = (
+        last["factors"][name][at] for name in ("distributive", "gradient", "orthogonal")
+    )
+    index = "block_index"
+    return {
+        "converged": {
+            index: last[index],
+            "step_effect": last["step_effect"],
+            "vanishing_distributive": share - first["factors"]["distributive"][at],
+            "vanishing_share": share,
+            "vanishing_gradient": gradient,
+            "orthogonal": orthogonal,
+        },
+        "initial": {index: first[index], "vanishing_distributive": 0.0},
+        "control": {index: task["control"] and task["control"][index]},
+    }

@@ -1,6 +1,7 @@
 """Flags of the Hessian experiment."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from bspec_jax import runs
 from bspec_jax.toys import hessians, sweeps
+from bspec_jax.toys.measures import control_shape
 from bspec_jax.trees import select_leaves
 from experiments.flags import ToyConfig
 
@@ -58,11 +60,13 @@ class Config(ToyConfig):
             except ValueError as error:
                 raise runs.FlagError(f"--leaves: {error}") from None
         widest, num_tasks = max(self.branches), len(self.tasks_list)
-        networks = num_tasks * len(self.branches_list) * self.trials
+        _, sums = shape = control_shape(widest)
+        each = len(self.branches_list) * self.trials + math.prod(shape)
+        networks = num_tasks * each
         stages = len(self.stage_steps) * num_tasks
         runs.check_memory(
             sweeps.memory_estimate(networks, widest)
-            + hessians.memory_estimate(self.trials, widest)
+            + hessians.memory_estimate(max(self.trials, sums), widest)
             # One Hessian may exceed the batches that the estimate counts.
             + 8 * NUMBER * (2 * widest) ** 2
             + stages * IN_RESULTS * (widest**2 + (2 * min(widest, MOST_SHOWN)) ** 2),

@@ -22,10 +22,10 @@ def draw(workdir: Path, results: dict) -> dict:
         if data["example"]  # none if every network is too large
     }
     return heat_maps | {
-        "hessian_ratio": figures.hessian_ratio(tasks),
+        "hessian_block_index": figures.hessian_block_index(tasks),
         "hessian_eigenvalues": figures.hessian_eigenvalues(tasks),
         "hessian_index": figures.hessian_index(tasks),
-        "section8_factors": figures.gradient_factors(tasks),
+        "section8_factors": figures.vanishing_factors(tasks),
     }
 
 

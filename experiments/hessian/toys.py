@@ -1,5 +1,6 @@
 """Hessians of toys along training: observation 7 and section 8."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from bspec_jax import runs
 from bspec_jax.analysis import observations
 from bspec_jax.storage import files
 from bspec_jax.toys import hessians, stages, sweeps
+from bspec_jax.toys.measures import control_members, control_shape, sum_trained_alone
 from experiments.hessian.config import Config
 
 
@@ -30,27 +32,56 @@ class TaskRecords(NamedTuple):
 def measure(config: Config, workdir: Path) -> dict[str, Any]:
     """What results.json holds: all measures at all stages, for each task and M."""
     branches = config.branches_list
-    table = sweeps.settings(
-        task=config.tasks_list,
-        num_branches=branches,
-        negative_slope=config.negative_slope,
-        init_scale=config.init_scale,
-        learning_rate=config.learning_rate,
-        trial=range(config.trials),
-    )
+    table, alone = tables(config)
     records = {task: TaskRecords([], [], {}) for task in config.tasks_list}
-    for step, trials in train_stages(config, workdir, table):
+    for step, trials in train_stages(config, workdir, sweeps.concatenate(table, alone)):
+        networks = trials.select(slice(table.trial.size))
+        separate = trials.select(slice(table.trial.size, None))
         for task, of_task in records.items():
-            rows = table.task == task
-            measure_stage(config, step, trials.select(rows), of_task)
+            measure_stage(config, step, networks.select(table.task == task), of_task)
     results, findings = {}, []
     for task, of_task in records.items():
-        outcome = stages.outcome(branches, of_task.stages, of_task.last)
+        control = measure_control(config, separate.select(alone.task == task))
+        outcome = stages.outcome(branches, of_task.stages, of_task.last, control)
         results[task] = outcome | {"stages": of_task.stages, "example": of_task.example}
         findings += observations.findings(
             "toy", config.setting(task, config.trials), outcome["observations"]
         )
     return {"tasks": results, "findings": findings}
+
+
+def tables(config: Config) -> tuple[sweeps.Settings, sweeps.Settings]:
+    """The networks of every M, and those of one branch that the control is a sum of."""
+
+    def rows(num_branches, trials):
+        return sweeps.settings(
+            task=config.tasks_list,
+            num_branches=num_branches,
+            negative_slope=config.negative_slope,
+            init_scale=config.init_scale,
+            learning_rate=config.learning_rate,
+            trial=range(trials),
+        )
+
+    alone = math.prod(control_shape(config.branches_list[-1]))
+    return rows(config.branches_list, config.trials), rows(1, alone)
+
+
+def measure_control(
+    config: Config, alone: sweeps.Trials
+) -> dict[int, hessians.HessianMeasures]:
+    """The Hessians of sums of networks that were trained separately, by M."""
+    members = control_members(config.branches_list[-1])
+    measured = {}
+    for m in config.branches_list:
+        _, measures = hessians.measure(
+            sum_trained_alone(alone, members[:m]),
+            leaves=config.leaves,
+            negative_slope=config.negative_slope,
+            float64=config.float64,
+        )
+        measured[m] = measures.without_arrays_over_branches()
+    return measured
 
 
 def train_stages(

@@ -5,8 +5,8 @@
 Takes any runs of toy, hessian, classify, class_transfer, segment and applications and
 writes report.html, which needs no other file; report.md, which links to the figures of
 the runs; and report.json. Each observation is listed with the measurements of every run
-that makes one and with a verdict by thresholds fixed in advance. Runs that are missing,
-unfinished or damaged are named. Takes seconds.
+that makes one and with a verdict by thresholds fixed in advance; observation 8 has one
+for each level. Runs that are missing, unfinished or damaged are named. Takes seconds.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from bspec_jax import figures, runs
 from bspec_jax.data.names import expanded, shown
 from bspec_jax.storage.errors import UserError, in_one_line
 from bspec_jax.storage.files import write_json
-from experiments.report.conclusions import conclusions, findings
+from experiments.report.conclusions import conclusions, findings, verdicts
 from experiments.report.finished import FinishedRun, load_runs
 from experiments.report.page import ARCHITECTURE, page, row, row_of_run, to_html
 
@@ -75,8 +75,9 @@ def report(folders: Sequence[Path], workdir: Path | None = None) -> None:
         },
     }
     write_json(workdir / "report.json", data)
-    for key, conclusion in concluded.items():
-        print(f"{key} {conclusion['claim']}: {conclusion['verdict']}")
+    for key, level, found in verdicts(concluded):
+        where = f", {level}" if level else ""
+        print(f"{key} {concluded[key]['claim']}{where}: {found['verdict']}")
     print(f"report in {shown(workdir)}")
 
 

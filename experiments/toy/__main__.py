@@ -62,7 +62,8 @@ def _phase_lines(task: str, data: dict) -> list[str]:
 def _sweep_lines(task: str, data: dict) -> list[str]:
     lines = [
         f"{task}, {data['trials']} trials for each M",
-        "   M  success  (95 % interval)  active  silent  index S  diverged",
+        "   M  success  (95 % interval)  active  silent  centred  variance  index S  "
+        "diverged",
     ]
     for i, m in enumerate(data["branches"]):
         low, high = data["success_interval"][i]
@@ -70,12 +71,19 @@ def _sweep_lines(task: str, data: dict) -> list[str]:
             f"{m:4}  {data['success_rate'][i]:7.3f}  ({low:.3f}, {high:.3f})   "
             f"{number(data['mean_active'][i]):>6}  "
             f"{number(data['mean_silent'][i]):>6}  "
+            f"{number(data['mean_active_centred'][i]):>7}  "
+            f"{number(data['mean_active_variance'][i]):>8}  "
             f"{number(data['specialization_index'][i], 3):>7}  "
             f"{data['diverged'][i]:8}"
         )
     several = data["trials"] > 1
-    columns = ("value", "control")
-    lines += ["", *observation_lines(data["observations"], columns, verdicts=several)]
+    columns = ("value", "initial", "control")
+    lines += [
+        "active by the norm of responses (the paper), centred: without each branch's "
+        "mean output, or by variance",
+        "",
+        *observation_lines(data["observations"], columns, verdicts=several),
+    ]
     if not several:
         lines.append("(verdicts need several trials)")
     return [*lines, ""]

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from bspec_jax import runs
 from bspec_jax.storage.errors import flag
 from bspec_jax.toys import sweeps
+from bspec_jax.toys.measures import control_shape
 from experiments.flags import (
     ToyConfig,
     check_not_negative,
@@ -15,7 +16,6 @@ from experiments.flags import (
 )
 
 NAME = "toy"
-CONTROL_POOL = 3000  # networks trained alone, whose sums are the control
 MOST_SHOWN = 100  # branches of a network that a figure can show
 
 PHASE_LEARNING_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
@@ -102,12 +102,6 @@ class Config(ToyConfig):
         return nearest if nearest <= MOST_SHOWN else None
 
     @property
-    def control_shape(self) -> tuple[int, int]:
-        """Number of networks in the control's largest sum, and number of sums."""
-        largest = max(self.branches_list)
-        return largest, max(10, CONTROL_POOL // largest)
-
-    @property
     def num_trials(self) -> int:
         """Trials of the whole run, including overlay and control."""
         each = len(self.tasks_list) * len(self.branches_list)
@@ -115,5 +109,6 @@ class Config(ToyConfig):
             cells = math.prod(map(len, self.phase_grid.values()))
             return each * cells * self.trials_count
         overlay = self.overlay_trials if self.overlay_learning_rate else 0
-        control = len(self.tasks_list) * math.prod(self.control_shape)
+        alone = math.prod(control_shape(self.branches_list[-1]))
+        control = len(self.tasks_list) * alone
         return each * (self.trials_count + overlay) + control

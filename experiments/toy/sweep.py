@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from bspec_jax.analysis import observations
@@ -72,7 +73,7 @@ def train(config: Config, workdir: Path) -> SweepNetworks:
 
     parts = {
         "sweep": rows(tasks, branches, config.trials_count),
-        "alone": rows(tasks, 1, math.prod(config.control_shape)),
+        "alone": rows(tasks, 1, math.prod(measures.control_shape(branches[-1]))),
     }
     if config.overlay_learning_rate:
         parts["overlay"] = rows(
@@ -88,20 +89,25 @@ def observe(config: Config, all_networks: SweepNetworks, task: str) -> dict[str,
     branches, shape = config.branches_list, (len(config.branches_list),)
     initial, trained = all_networks.select("sweep", task)
     alone = all_networks.select("alone", task).trained
-    # Each network is in one sum only, so that the sums are independent.
-    members = np.arange(math.prod(config.control_shape)).reshape(config.control_shape)
-    control = [measures.sum_trained_alone(alone, members[:m]) for m in branches]
-    stages = {
-        "converged": measures.measure_means(trained, shape),
-        "initial": measures.measure_means(initial, shape),
-        "control": measures.measure_means(sweeps.stack(control), shape),
+    members = measures.control_members(branches[-1])
+    sums = [measures.sum_trained_alone(alone, members[:m]) for m in branches]
+    networks = (initial, trained, sweeps.stack(sums))
+    keys = {"centred": jax.random.key(config.seed), "norm": None}
+    by_rule = {
+        rule: measures.measure_stages(*networks, shape, rule=rule, null_key=key)
+        for rule, key in keys.items()
     }
-    result = outcome(branches, trained, means=stages["converged"])
+    result = outcome(branches, trained, means=by_rule["norm"]["converged"])
+    for rule in ("centred", "variance"):
+        means = measures.measure_means(trained, shape, rule=rule)["num_active"]
+        result[f"mean_active_{rule}"] = means["mean"]
+    success = {
+        "mean": result["success_rate"],
+        "interval": result["success_interval"],
+    }
     return result | {
-        "measures": stages,
-        "observations": observations.evaluate(
-            branches, **stages, success_interval=result["success_interval"]
-        ),
+        "measures": by_rule,
+        "observations": observations.evaluate(branches, by_rule, success),
     }
 
 
@@ -112,6 +118,8 @@ def outcome(
     means: dict[str, dict] | None = None,
 ) -> dict[str, Any]:
     """Success, active and silent branches of a task, as arrays over M or `shape`.
+
+    Branches are active by the paper's rule.
 
     Args:
       shape: of the table without its trial axis. Default: that of `branches`.

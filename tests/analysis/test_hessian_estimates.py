@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from objectives import problem, squared, unclamped_loss
-from typechecks import without_type_checks
 
 from bspec_jax.analysis import hessian, hessian_estimates, hessian_measures
 from bspec_jax.losses import classification_loss
@@ -15,17 +14,11 @@ from bspec_jax.trees import ravel_branches
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", [squared, classification_loss])
-@pytest.mark.parametrize("regrouped", [False, True])
-def test_estimated_norms_and_their_standard_errors(loss, regrouped, x64):
+def test_estimated_norms_and_their_standard_errors(loss, x64):
     case = problem(loss, 3)
-    groups = (
-        hessian_measures.random_groups(jax.random.key(5), 3, 10) if regrouped else None
-    )
-    norms = hessian_measures.block_norms(hessian.dense(*case), groups)
+    norms = hessian_measures.block_norms(hessian.dense(*case))
     keys = jax.random.split(jax.random.key(0), 60)
-    estimates = [
-        hessian_estimates.block_norms(*case, k, probes=40, groups=groups) for k in keys
-    ]
+    estimates = [hessian_estimates.block_norms(*case, k, probes=40) for k in keys]
     z = np.stack([(e.norms - norms) / e.standard_error for e in estimates])
     # 60 estimates of 9 norms. The mean of z has a standard error of about 1/sqrt(60)
     # = .13 for one norm (a root of a mean is a little low); its spread is about 1.
@@ -174,19 +167,7 @@ def test_a_product_that_changes_or_is_not_finite():
     assert np.isnan(nan[1]).all()
 
 
-@pytest.mark.parametrize(
-    ("groups", "words"),
-    [
-        (np.zeros((3, 9), int), r"integers of shape \(3, 10\)"),
-        (np.zeros((3, 10)), "not float64"),
-        (np.ones((3, 10), bool), "not bool"),
-    ],
-)
-def test_groups_that_are_none(groups, words, x64):
-    with without_type_checks(), pytest.raises(ValueError, match=words):
-        hessian_estimates.block_norms(
-            *problem(squared, 3), jax.random.key(0), groups=groups
-        )
+def test_probes_that_are_no_number(x64):
     with pytest.raises(ValueError, match="whole number, got True"):
         hessian_estimates.block_norms(
             *problem(squared, 3), jax.random.key(0), probes=True

@@ -1,55 +1,20 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from typechecks import without_type_checks
 
 from bspec_jax.analysis.hessian import BlockHessian
 from bspec_jax.analysis.hessian_measures import (
+    block_index,
     block_measures,
     block_norms,
     branch_spectra,
-    expected_control_ratio,
     mean_pair_ratio,
     offdiagonal_ratio,
-    random_groups,
-    regrouped_ratios,
     spectrum,
+    step_effect,
 )
-
-
-def test_regrouping_by_hand():
-    h = jnp.arange(16.0).reshape(2, 2, 2, 2)
-    groups = jnp.array([[1, 0], [1, 0]])
-    flat = np.arange(16.0).reshape(4, 4)
-    norms = block_norms(h, groups)
-    for k in (0, 1):
-        for m in (0, 1):
-            rows, columns = ([1, 3] if i == 0 else [0, 2] for i in (k, m))
-            part = flat[np.ix_(rows, columns)]
-            assert_allclose(norms[k, m], np.linalg.norm(part), rtol=1e-6)
-    own = jnp.array([[0, 0], [1, 1]])
-    assert_allclose(block_norms(h, own), block_norms(h), rtol=1e-6)
-
-
-def test_the_control_deals_all_parameters_into_groups_of_one_size():
-    key = jax.random.key(3)
-    groups = random_groups(key, 5, 7)
-    assert_array_equal(np.bincount(groups.ravel()), [7] * 5)
-    assert (groups != jnp.arange(5)[:, None]).mean() > 0.5
-    # Over partitions, a pair of parameters shares a group with probability
-    # (P - 1) / (M P - 1); here H is 1 in the P x P entries of each branch.
-    m, p = 4, 3
-    h = jnp.zeros((m, p, m, p)).at[jnp.arange(m), :, jnp.arange(m), :].set(1)
-    ratios = regrouped_ratios(h, key, 2000)
-    within = 1 / (1 + ratios**2)  # share of the squares inside groups
-    by_expectation = 1 / (1 + expected_control_ratio(h) ** 2)
-    expected = (1 + (p - 1) * (p - 1) / (m * p - 1)) / p
-    error = within.std() / 2000**0.5
-    assert len(np.unique(ratios)) > 5
-    assert abs(within.mean() - expected) < 4 * error
-    assert_allclose(by_expectation, expected, rtol=1e-6)
 
 
 def test_spectra_of_known_eigenvalues():
@@ -95,9 +60,77 @@ def test_ratios_that_are_undefined():
     assert offdiagonal_ratio(jnp.ones((1, 1))) == 0
 
 
-def test_the_control_of_one_branch_and_of_nothing():
-    assert expected_control_ratio(jnp.ones((1, 3, 1, 3))) == 0
-    assert np.isnan(expected_control_ratio(jnp.zeros((2, 3, 2, 3))))
+def test_the_block_index_by_hand_and_of_active_branches_only():
+    norms = jnp.array([[3.0, 1.0, 0.5], [1.0, 2.0, 7.0], [0.5, 7.0, 0.0]])
+    assert_allclose(block_index(norms), 1 - 2 * (1 + 0.25 + 49) / 13 / 2, rtol=1e-6)
+    active = jnp.array([True, True, False])
+    assert_allclose(block_index(norms, active), 1 - 2 / 13, rtol=1e-6)
+    assert_allclose(block_index(1e25 * norms, active), 1 - 2 / 13, rtol=1e-6)
+    of_floats = block_index(norms, np.array([1.0, 0.0, 1.0], np.float32))
+    assert_allclose(of_floats, 1 - 2 * 0.25 / 9, rtol=1e-6)
+    unknown = jnp.array([1.0, 1.0, jnp.nan])
+    assert np.isnan(block_index(norms, unknown))
+    # A silent branch's blocks need not be known.
+    assert_allclose(block_index(norms.at[2, 0].set(jnp.nan), active), 1 - 2 / 13)
+
+
+def test_the_block_index_of_identical_and_of_separate_branches():
+    j = np.random.default_rng(0).normal(size=(5, 8))  # [P, N]
+    for m in (2, 3, 7):
+        same = np.tile(j, (m, 1, 1))
+        h = np.einsum("kpn,lqn->kplq", same, same)
+        assert_allclose(block_index(block_norms(jnp.asarray(h))), 0, atol=1e-5)
+        apart = np.zeros_like(h)
+        for k in range(m):
+            apart[k, :, k] = (k + 1) * h[k, :, k]
+        assert block_index(block_norms(jnp.asarray(apart))) == 1
+
+
+def test_the_block_index_is_undefined_without_two_branches_of_curvature():
+    ones = jnp.ones((3, 3))
+    for active in ([True, False, False], [False] * 3):
+        assert np.isnan(block_index(ones, np.array(active)))
+    assert np.isnan(block_index(jnp.ones((1, 1))))
+    assert np.isnan(block_index(jnp.zeros((3, 3))))
+    words = r"has shape \(2,\), but there are 3"
+    with without_type_checks(), pytest.raises(ValueError, match=words):
+        block_index(ones, np.ones(2, bool))
+
+
+def test_the_effect_of_a_step_against_a_loop():
+    rng = np.random.default_rng(1)
+    m, p = 4, 3
+    h = rng.normal(size=(m, p, m, p))
+    h = h + h.transpose(2, 3, 0, 1)
+    gradient = rng.normal(size=(m, p)) * np.array([[1], [1e-20], [5], [1]])
+    active = np.array([True, True, True, False])
+
+    def effect(k, branch):
+        own = np.linalg.norm(h[k, :, k] @ gradient[k])
+        return np.linalg.norm(h[branch, :, k] @ gradient[k]) / own
+
+    expected = [effect(k, o) for k in range(3) for o in range(3) if k != o]
+    found = step_effect(jnp.asarray(h), jnp.asarray(gradient), active)
+    assert_allclose(found, np.mean(expected), rtol=1e-5)
+    every = [effect(k, o) for k in range(m) for o in range(m) if k != o]
+    found = step_effect(jnp.asarray(h), jnp.asarray(gradient))
+    assert_allclose(found, np.mean(every), rtol=1e-5)
+    gradient[2] = 0  # a branch that makes no step is left out, but is moved by others
+    expected = [effect(k, o) for k in range(2) for o in range(3) if k != o]
+    found = step_effect(jnp.asarray(h), jnp.asarray(gradient), active)
+    assert_allclose(found, np.mean(expected), rtol=1e-5)
+
+
+def test_the_effect_of_a_step_that_is_undefined():
+    h, gradient = jnp.ones((2, 3, 2, 3)), jnp.ones((2, 3))
+    assert_allclose(step_effect(h, gradient), 1, rtol=1e-6)
+    assert np.isnan(step_effect(h, 0 * gradient))
+    assert np.isnan(step_effect(0 * h, gradient))
+    assert np.isnan(step_effect(h, gradient, np.array([True, False])))
+    assert np.isnan(step_effect(jnp.ones((1, 3, 1, 3)), jnp.ones((1, 3))))
+    words = r"must be \(2, 3\), not \(2, 4\)"
+    with without_type_checks(), pytest.raises(ValueError, match=words):
+        step_effect(h, jnp.ones((2, 4)))
 
 
 def test_block_measures_by_hand():
@@ -109,22 +142,27 @@ def test_block_measures_by_hand():
     assert_allclose(found["offdiagonal_ratio"], ratio, rtol=1e-6)
     assert_allclose(found["small_blocks"], 4 / 6)
     assert_allclose(found["mean_pair_ratio"], 0.5 / np.sqrt(400), rtol=1e-6)
-    assert_allclose(found["ratio_to_control"], ratio / found["control_ratio"])
+    assert_allclose(found["block_index"], 1 - ratio**2 / 2, rtol=1e-6)
+    pair = block_measures(h.reshape(3, 1, 3, 1), np.array([True, True, False]))
+    assert_allclose(pair["block_index"], 1 - 2 * 0.5**2 / (100**2 + 4**2), rtol=1e-6)
+    assert_allclose(pair["offdiagonal_ratio"], ratio, rtol=1e-6)  # of all branches
 
 
 def test_something_else_than_a_hessian():
     h = jnp.ones((2, 3, 2, 3))
     parts = BlockHessian(h, jnp.ones((2, 3, 3)))
     with without_type_checks():
-        for function in (block_norms, block_measures, expected_control_ratio):
+        for function in (
+            block_norms,
+            block_measures,
+            lambda h: step_effect(h, jnp.ones((2, 3))),
+        ):
             with pytest.raises(TypeError, match=r"got a BlockHessian: give its `full"):
                 function(parts)
             with pytest.raises(ValueError, match=r"\[M, P, M, P\], not \(6, 6\)"):
                 function(h.reshape(6, 6))
         with pytest.raises(ValueError, match=r"must be \[M, M\], not"):
             offdiagonal_ratio(h)
-        with pytest.raises(ValueError, match=r"must be in 0..1"):
-            block_norms(h, np.full((2, 3), 2))
 
 
 def test_norms_and_ratios_of_large_and_of_short_floats():

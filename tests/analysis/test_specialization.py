@@ -19,6 +19,7 @@ TABLE = jnp.array(
         [0.0, 0.0, 0.0, 0.0],
     ]
 )
+KEY = jax.random.key(0)
 
 
 def test_response_matrix_flattens_outputs_branch_by_branch():
@@ -47,8 +48,42 @@ def test_active_by_the_variance_rule():
     )
 
 
+def test_active_by_the_centred_rule():
+    # Two outputs: constant, constant over examples, and centred norms 2 and 0.15.
+    v = jnp.array(
+        [
+            [[9.0, 9.0], [9.0, 9.0]],
+            [[9.0, 0.3], [9.0, 0.3]],
+            [[1.0, 0.0], [1.0 - 8**0.5, 0.0]],
+            [[0.0, 0.0], [0.0, 0.15 * 2**0.5]],
+        ]
+    )
+    assert_allclose(sp.response_norms(sp.centred(v)), [0, 0, 2, 0.15], atol=1e-6)
+    rule = {"rule": "centred"}
+    assert_array_equal(sp.active_branches(v, **rule), [False, False, True, False])
+    half = sp.active_branches(v, threshold=0.07, **rule)
+    assert_array_equal(half, [False, False, True, True])
+    assert_array_equal(sp.activity(v, **rule), [0, 0, 1, 0])
+    # By variance a constant counts, unless it is the same in all outputs.
+    by_variance = sp.active_branches(v, rule="variance")
+    assert_array_equal(by_variance, [False, True, False, False])
+    assert np.isnan(sp.activity(v.at[0, 0, 0].set(jnp.inf), **rule)).all()
+
+
+def test_constant_branches_are_centred_to_zero_exactly():
+    # 0.1 is not the mean of seven times 0.1 in float32.
+    v = jnp.full((2, 7, 3), 0.1, jnp.float32).at[1, 0, 1].add(1e-3)
+    assert np.mean(np.full(7, 0.1, np.float32)) != np.float32(0.1)
+    assert not sp.centred(v)[0].any()
+    assert_array_equal(sp.active_branches(v, rule="centred"), [False, True])
+    assert_array_equal(sp.active_branches(v), [True, True])
+    assert_allclose(sp.centred(v)[1, :, 1].sum(), 0, atol=1e-9)
+    one = sp.measure(v[:, :1], rule="centred")  # a single example
+    assert (one.num_active, one.entropy, one.silent_fraction) == (0, 1, 1)
+
+
 def test_no_branch_is_active_where_all_are_zero():
-    for rule in ("norm", "variance"):
+    for rule in ("norm", "centred", "variance"):
         assert not sp.active_branches(jnp.zeros((3, 4)), rule=rule).any()
 
 
@@ -61,9 +96,8 @@ def test_covariance_is_uncentred_by_default():
     v = jnp.array([[1.0, 2.0, 3.0], [1.0, 0.0, 0.0]])
     assert_allclose(sp.covariance(v), [[14, 1], [1, 1]])
     # Centred rows: (-1, 0, 1) and (2, -1, -1) / 3.
-    assert_allclose(
-        sp.covariance(v, centred=True), [[2, -1], [-1, 2 / 3]], rtol=1e-6, atol=1e-6
-    )
+    of_centred = sp.covariance(sp.centred(v))
+    assert_allclose(of_centred, [[2, -1], [-1, 2 / 3]], rtol=1e-6, atol=1e-6)
 
 
 def test_correlation_by_hand_and_of_a_silent_branch():
@@ -113,7 +147,7 @@ def test_index_alone_misleads_for_independent_noise():
     # E sum_(k != l) c_kl^2 / sum c_kk^2 is about (m - 1) / n = 0.002.
     assert measured.index > 0.99
     assert measured.num_active == m
-    assert not measured.any_silent
+    assert measured.silent_fraction == 0
     # Energy of one branch is chi-square over 4096 points: entropy close to uniform.
     assert measured.entropy > 0.9
     assert measured.active_per_region > 0.7
@@ -144,14 +178,80 @@ def test_measure_of_the_table():
     p = np.array([9, 16]) / 25
     entropy = -(p * np.log(p)).sum() / np.log(4)
     assert (measured.num_active, measured.num_silent) == (2, 1)
-    assert bool(measured.any_silent)
+    assert_allclose(measured.silent_fraction, 1 / 3, rtol=1e-6)
     assert_allclose(measured.entropy, entropy / 2, rtol=1e-6)
     # Active: branch 0 at points 0 and 3, branch 1 at point 1, nobody at point 2.
     assert_allclose(measured.active_per_region, 3 / 12, rtol=1e-6)
-    assert_allclose(measured.silent_share, 9 / 12, rtol=1e-6)
-    assert_allclose(measured.silent_share_of_active, 5 / 8, rtol=1e-6)
+    assert_allclose(measured.silent_share, 5 / 8, rtol=1e-6)
     assert (measured.correlation, measured.active_pairs) == (0, 1)
     assert_allclose(measured.index, 1)
+
+
+def test_everything_is_measured_on_centred_responses():
+    rng = np.random.default_rng(0)
+    v = rng.normal(size=(4, 6, 2)).astype(np.float32) * [[[3]], [[1]], [[0.01]], [[2]]]
+    moved = (v + rng.normal(size=(4, 1, 2)) * 20).astype(np.float32)
+    mean = moved.astype(float).mean(1, keepdims=True)
+    expected = sp.measure(jnp.asarray((moved - mean).astype(np.float32)))
+    measured = sp.measure(moved, rule="centred")
+    assert expected.num_active == 3
+    assert sp.measure(moved).num_active == 4  # the constant hides a silent branch
+    for name, value in expected._asdict().items():
+        assert_allclose(getattr(measured, name), value, rtol=1e-3, err_msg=name)
+    assert_allclose(measured.branches.norm, expected.branches.norm, rtol=1e-3)
+    energy = sp.region_energy(sp.centred(moved), np.array([0, 1, 0, 1, 1, 0]), 2)
+    by_region = sp.measure(moved, energy=energy, rule="centred")
+    again = sp.measure(sp.centred(moved), energy=energy)
+    assert_allclose(by_region.entropy, again.entropy, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("regions", "active"), [(4, 4), (10, 10), (12, 1)])
+def test_what_centring_does_to_branches_of_one_region_each(regions, active):
+    """-1 / (R - 1) outside of the own region: 10 % or more for R of at most 11."""
+    v = 3 * jnp.eye(regions)
+    assert_allclose(sp.measure(v).active_per_region, 1 / regions, rtol=1e-6)
+    centred = sp.measure(v, rule="centred")
+    assert_allclose(centred.active_per_region, active / regions, rtol=1e-6)
+    assert_allclose(centred.correlation, 1 / (regions - 1), rtol=1e-5)
+
+
+def test_the_null_correlation_is_that_of_independent_branches():
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=(1, 2000, 2))
+    v = common + 0.5 * rng.normal(size=(3, 2000, 2))
+    v = np.concatenate([v, 1e-3 * v[:1]]).astype(np.float32)  # the last is silent
+    key = jax.random.key(0)
+    assert sp.measure(v).correlation > 0.7
+    null = float(sp.null_correlation(v, key, permutations=40))
+    # |rho| of 4,000 independent numbers: E |z| / sqrt(4000), a half normal.
+    expected = np.sqrt(2 / np.pi / 4000)
+    error = expected * np.sqrt(np.pi / 2 - 1) / np.sqrt(40 * 3)
+    assert abs(null - expected) < 4 * error
+    assert sp.null_correlation(v, key) != sp.null_correlation(v, jax.random.key(1))
+    assert sp.null_correlation(v, key) == sp.null_correlation(v, key)
+    assert sp.null_correlation(v[:1], key) == 0  # no pair
+    # A constant is permuted into itself, and removed by centring.
+    constant = np.ones((2, 5, 1), np.float32) + 0.01 * rng.normal(size=(2, 5, 1))
+    assert sp.null_correlation(constant, key) > 0.9
+    assert sp.null_correlation(constant, key, rule="centred") < 0.9
+
+
+def test_examples_with_equal_inputs_are_one_region():
+    points = np.array([-1.0, 0.0, 0.0, 1.0])
+    assert_array_equal(sp.input_regions(points), [0, 1, 1, 2])
+    images = np.zeros((4, 2, 2))
+    images[1, 0, 1] = images[3, 0, 1] = 5
+    images[2, 1, 0] = 5
+    regions = sp.input_regions(images)
+    assert regions[1] == regions[3]
+    assert len(set(regions.tolist())) == 3
+    # Energies are means, so that the point at 0 does not count twice.
+    v = jnp.array([[0.0, 2.0, 2.0, 0.0], [1.0, 0.0, 0.0, 1.0]])
+    energy = sp.region_energy(v, sp.input_regions(points), 3)
+    assert_allclose(energy, [[0, 4, 0], [1, 0, 1]])
+    measured = sp.measure(v, energy=energy)
+    assert_allclose(measured.entropy, np.log(2) / np.log(3) / 2, rtol=1e-6)
+    assert_allclose(measured.silent_share, 0.5, rtol=1e-6)
 
 
 def test_measure_by_classes_instead_of_examples():
@@ -164,7 +264,8 @@ def test_measure_by_classes_instead_of_examples():
 def test_all_branches_silent_has_a_defined_answer():
     measured = sp.measure(jnp.zeros((3, 4)))
     assert (measured.num_active, measured.num_silent) == (0, 3)
-    expected = {"index": 0, "entropy": 1, "active_per_region": 0, "silent_share": 1}
+    expected = {"index": 0, "entropy": 1, "active_per_region": 0, "silent_share": 0}
+    expected["silent_fraction"] = 1
     for name, value in expected.items():
         assert getattr(measured, name) == value
     assert (measured.correlation, measured.active_pairs) == (0, 0)
@@ -175,7 +276,7 @@ def test_a_single_branch_is_active_everywhere_and_has_no_pairs():
     assert (measured.num_active, measured.num_silent) == (1, 0)
     assert (measured.index, measured.active_pairs) == (0, 0)
     assert measured.active_per_region == 1
-    assert not measured.any_silent
+    assert measured.silent_fraction == 0
 
 
 @pytest.mark.slow
@@ -308,7 +409,9 @@ def test_a_mask_of_what_is_not_finite_is_refused():
         (lambda v: sp.measure(v, energy=v[:2]), "of 2 branches, `responses` of 3"),
         (lambda v: sp.measure(v, energy=v[0]), r"must be \[M, R\], and have shape"),
         (lambda v: sp.measure(v, threshold=10.0), "share in 0..1, got 10.0"),
-        (lambda v: sp.active_branches(v, rule="median"), "rule must be"),
+        (lambda v: sp.active_branches(v, rule="median"), "rule must be one of"),
+        (lambda v: sp.null_correlation(v, KEY, permutations=0), "at least 1, got 0"),
+        (lambda _: sp.input_regions(3.0), r"must be \[N, ...\], and have shape \(\)"),
         (lambda v: sp.specialization_index(v), r"matrix \[M, M\], got .*\(3, 4\)"),
         (lambda v: sp.correlation(v), r"matrix \[M, M\], got .*\(3, 4\)"),
         (

@@ -3,7 +3,12 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
-from bspec_jax.analysis.statistics import mean_interval, rank_correlation, rate_interval
+from bspec_jax.analysis.statistics import (
+    mean_interval,
+    rank_correlation,
+    rate_difference,
+    rate_interval,
+)
 
 
 def test_wilson_interval_of_a_published_example():
@@ -46,6 +51,43 @@ def test_mean_interval_ignores_what_does_not_count():
     assert_allclose(bounds[0], [2 - 12.706205, 2 + 12.706205], rtol=1e-6)
     assert_array_equal(bounds[1], [-np.inf, np.inf])
     assert np.isnan(bounds[2]).all()
+
+
+def test_intervals_of_shares_end_at_0_and_1():
+    values = np.array([[0.9, 1.0, 1.0, 0.95], [0.1, 0.0, 0.0, 0.05]])
+    mean, bounds = mean_interval(values, bounds=(0, 1))
+    _, free = mean_interval(values)
+    assert free[0, 1] > 1
+    assert free[1, 0] < 0
+    assert_allclose(bounds, [[free[0, 0], 1], [0, free[1, 1]]])
+    assert_allclose(mean, [0.9625, 0.0375])
+    one = mean_interval([0.5], bounds=(0, 1))[1]
+    assert_array_equal(one, [-np.inf, np.inf])  # no interval is not (0, 1)
+
+
+def test_few_values_that_are_all_equal_have_no_interval():
+    third = np.float32(1) / 3
+    for few in ([3.0] * 3, [0.0] * 4, [third, np.nextafter(third, np.float32(1))] * 2):
+        assert_array_equal(mean_interval(few)[1], [-np.inf, np.inf])
+    assert np.isfinite(mean_interval([third, third, third + 1e-4])[1]).all()
+    assert_array_equal(mean_interval([3.0] * 5)[1], [3, 3])
+    # Those that do not count make no difference.
+    where = np.array([True, True, False, False, True])
+    assert np.isinf(mean_interval([2.0, 2.0, 5.0, 7.0, 2.0], where)[1]).all()
+
+
+def test_the_difference_of_two_rates_of_a_published_example():
+    # 56 of 70 less 48 of 80: (0.0524, 0.3339), Newcombe, Stat. Med. 17 (1998), p. 873,
+    # table II, method 10.
+    rates = [rate_interval(np.arange(n) < k) for k, n in ((48, 80), (56, 70))]
+    mean, intervals = zip(*rates, strict=True)
+    difference, bounds = rate_difference(mean, intervals)
+    assert_allclose(difference, 0.2)
+    assert_allclose(bounds, [0.0524, 0.3339], atol=5e-5)
+    sure = [rate_interval(np.full(50, value)) for value in (False, True)]
+    mean, intervals = zip(*sure, strict=True)
+    difference, bounds = rate_difference(mean, intervals)
+    assert (difference, bounds[1]) == (1, 1)
 
 
 def test_rank_correlation_with_ties_and_its_interval():

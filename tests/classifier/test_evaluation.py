@@ -55,7 +55,7 @@ def test_the_sweep_averages_over_the_repeats(jobs, responses):
 
 def test_the_control_is_cut_to_the_same_number_of_branches(jobs, responses):
     results = analyse(jobs, responses, LABELS, CLASSES)
-    index = results["measures"]["control"]["index"]["mean"]
+    index = results["measures"]["norm"]["control"]["index"]["mean"]
     for i, m in enumerate(BRANCHES):
         names = [CONTROL if r == 0 else f"{CONTROL}_{r}" for r in range(REPEATS)]
         parts = [responses[control].trained[:m] for control in names]
@@ -65,16 +65,83 @@ def test_the_control_is_cut_to_the_same_number_of_branches(jobs, responses):
 
 def test_classes_weigh_alike_and_missing_ones_do_not_count(jobs, responses):
     results = analyse(jobs, responses, LABELS, CLASSES)
-    entropies = []
-    for r in range(REPEATS):
-        energy = (responses[name(8, r)].trained.astype(float) ** 2).sum(-1)
-        mean = np.stack([energy[:, c == LABELS].mean(1) for c in range(3)], 1)
-        p = mean / mean.sum(1, keepdims=True)
-        entropies.append((-(p * np.log(p)).sum(1) / np.log(3)).mean())
-    value = results["observations"][1]["value"]
-    assert_allclose(value, np.mean(entropies), rtol=1e-5)
+    for centred in (True, False):
+        entropies = []
+        for r in range(REPEATS):
+            v = responses[name(8, r)].trained.astype(float)
+            v = v - v.mean(1, keepdims=True) if centred else v
+            energy = (v**2).sum(-1)
+            mean = np.stack([energy[:, c == LABELS].mean(1) for c in range(3)], 1)
+            p = mean / mean.sum(1, keepdims=True)
+            entropies.append((-(p * np.log(p)).sum(1) / np.log(3)).mean())
+        record = results["observations"][1]
+        value = record["value"] if centred else record["uncentred"]["value"]
+        assert_allclose(value, np.mean(entropies), rtol=1e-5)
+    assert record["value"] != value
     assert sorted(results["selection"]["classes"]) == [0, 1, 2]
     assert np.isnan(results["class_outputs"]).all(0).tolist() == [False] * 3 + [True]
+
+
+def test_a_constant_hides_silence_from_the_paper_s_rule_alone(jobs, responses):
+    """Branches 0 and 3 of the largest networks keep nothing but a constant."""
+    for job in jobs:
+        v = responses[job.name].trained
+        if job.branches == 8 and not job.separate:
+            v[[0, 3]] = np.float32(0.1) * np.arange(CLASSES, dtype=np.float32) * 20
+    results = analyse(jobs, responses, LABELS, CLASSES)
+    assert (results["active"], results["active_centred"]) == (8, 6)
+    sweep = results["sweep"]
+    assert_allclose(sweep["active"], [2, 8])
+    assert_allclose(sweep["active_centred"], [2, 6])
+    growth = results["observations"][6]
+    assert_allclose([growth["value"], growth["uncentred"]["value"]], [3, 4])
+    silent = results["measures"]["centred"]["converged"]["silent_fraction"]
+    assert_allclose(silent["mean"], [0, 0.25])
+    assert_allclose(results["measures"]["norm"]["converged"]["num_silent"]["mean"], 0)
+    # Three networks that agree have no interval.
+    assert np.isinf(silent["interval"]).all()
+
+
+def test_correlations_stand_beside_their_start_and_permuted_examples(jobs, responses):
+    common = np.random.default_rng(1).normal(size=(1, len(LABELS), CLASSES))
+    for job in jobs:
+        if not job.separate:
+            responses[job.name].trained[:] += 2 * common  # of all branches
+    results = analyse(jobs, responses, LABELS, CLASSES)
+    record = results["observations"][5]
+
+    def rho(v):
+        v = v - v.mean(1, keepdims=True)
+        rho = np.corrcoef(v.reshape(8, -1))
+        return np.abs(rho[np.triu_indices(8, 1)]).mean()
+
+    pairs = [
+        (rho(responses[name(8, r)].trained), rho(responses[name(8, r)].initial))
+        for r in range(REPEATS)
+    ]
+    assert_allclose(record["value"], np.mean(pairs, 0)[0], rtol=1e-4)
+    assert record["value"] > 0.7
+    change = np.diff(pairs)[:, 0] * -1
+    found = record["beside"]["change"]
+    assert_allclose(found["value"], change.mean(), rtol=1e-4)
+    half = 4.302653 * change.std(ddof=1) / np.sqrt(3)
+    assert_allclose(np.diff(found["interval"]), 2 * half, rtol=1e-3)
+    # Of 100 numbers, a quarter of them alike in all branches: chance.
+    assert 0.05 < record["beside"]["null"]["value"] < 0.15
+    other = analyse(jobs, responses, LABELS, CLASSES, seed=1)["observations"][5]
+    assert other["beside"]["null"]["value"] != record["beside"]["null"]["value"]
+
+
+def test_outside_of_the_regime_nothing_is_decided(jobs, responses):
+    for job in jobs:
+        responses[job.name].trained[1:] *= 1e-3  # silent
+    inside = analyse(jobs, responses, LABELS, CLASSES)["observations"]
+    assert True in {record["holds"] for record in inside.values()} or any(
+        record["holds"] is False for record in inside.values()
+    )
+    results = analyse(jobs, responses, LABELS, CLASSES, regime="decay")
+    for record in results["observations"].values():
+        assert (record["holds"], record["regime"]) == (None, "decay")
 
 
 def test_without_a_control_there_are_no_verdicts_that_need_one(jobs, responses):
@@ -82,7 +149,8 @@ def test_without_a_control_there_are_no_verdicts_that_need_one(jobs, responses):
     responses = {job.name: responses[job.name] for job in jobs}
     results = analyse(jobs, responses, LABELS, CLASSES)
     verdicts = {key: item["holds"] for key, item in results["observations"].items()}
-    assert [verdicts[key] for key in range(1, 6)] == [None] * 5
+    assert [verdicts[key] for key in range(1, 5)] == [None] * 4
+    assert verdicts[5] is not None  # which needs none
     assert list(results["enrichment"]["significant_pairs"]) == [
         "trained",
         "before training",

@@ -10,7 +10,7 @@ from typechecks import without_type_checks
 
 from bspec_jax import classifier
 from bspec_jax.classifier import network
-from bspec_jax.classifier.resnet import STRIDES, WIDTHS
+from bspec_jax.classifier.branches import STRIDES, WIDTHS
 from bspec_jax.storage import checkpoints, files
 from bspec_jax.storage.errors import ArgumentError, UserError
 
@@ -85,6 +85,48 @@ def test_a_loaded_classifier_answers_as_the_saved_one(saved):
     assert_array_equal(loaded.responses(images), v)
 
 
+FORMS = {
+    "mlp": {"branch": "mlp", "widths": (5, 4), "normalisation": "none"},
+    "linear": {"branch": "mlp", "widths": (), "normalisation": "none"},
+    "cnn": {"branch": "cnn", "widths": (3,), "biases": False},
+    "resnet": {"normalisation": "none"},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_classifier_of_any_branch_is_saved_and_loaded(form, tmp_path):
+    spec = dataclasses.replace(SPEC, **FORMS[form])
+    branched = classifier.build(spec)
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), np.uint8)
+    init = jax.jit(branched.init)
+    params, stats = init(jax.random.key(3), jnp.zeros((1, 8, 6, 3)))
+    assert bool(stats) == (form == "cnn")
+    checkpoints.write_spec(tmp_path, spec)
+    checkpoints.save(tmp_path, 5, model={"params": params, "batch_stats": stats})
+    loaded = classifier.load(tmp_path)
+    assert loaded.spec == spec
+    v = classifier.predict(branched, params, stats, images, spec.pixels)
+    assert_array_equal(loaded.responses(images), v)
+    assert np.abs(v).max() > 0.01
+    features = loaded.responses(images, features=True)
+    assert features.shape == (
+        2,
+        5,
+        {"linear": 144, "mlp": 4}.get(form, features.shape[2]),
+    )
+    if form != "cnn":  # there is nothing to calibrate
+        assert classifier.calibrate(branched, params, {}, images, spec.pixels) == {}
+
+
+def test_a_specification_of_version_0_3_is_a_resnet_with_batch_norm(tmp_path):
+    fields = dataclasses.asdict(SPEC)
+    for name in ("branch", "normalisation", "biases"):
+        del fields[name]
+    files.write_json(tmp_path / checkpoints.SPEC, {"kind": "classifier", **fields})
+    assert checkpoints.read_spec(tmp_path, classifier.ClassifierSpec) == SPEC
+    assert (SPEC.branch, SPEC.normalisation, SPEC.biases) == ("resnet", "batch", True)
+
+
 def test_a_checkpoint_of_another_kind(saved, tmp_path):
     folder = tmp_path / "net"
     folder.mkdir()
@@ -109,6 +151,13 @@ def test_flops_are_those_of_the_convolutions_and_little_more(saved):
     # XLA leaves out the products with padding, a large part of so small an image, and
     # counts BatchNorm.
     assert 0.5 * count < classifier.forward_flops(spec) < 1.3 * count
+
+
+def test_flops_of_a_perceptron_are_two_for_each_weight():
+    spec = dataclasses.replace(SPEC, **FORMS["mlp"])
+    products = 2 * (144 * 5 + 5 * 4 + 4 * 4)
+    # XLA counts biases and leaky ReLUs, too.
+    assert products < classifier.forward_flops(spec) < 1.1 * products
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from bspec_jax import adapters, sum_of_branches
-from bspec_jax.classifier import resnet
+from bspec_jax.classifier.branches import resnet
 
 
 def num_parameters(model, shape):

@@ -64,7 +64,7 @@ def test_two_steps_of_sgd_written_out():
 
 
 def test_the_log_by_hand():
-    first, _, (log,) = run_steps(NETWORK, PLAIN, [[1, 2, 3, 4]])
+    first, state, (log,) = run_steps(NETWORK, PLAIN, [[1, 2, 3, 4]])
     x = jnp.asarray(normalised(IMAGES[[1, 2, 3, 4]]), jnp.float32)
     v, _ = NETWORK.responses(first.params, first.batch_stats, x, train=True)
     f, labels = v.sum(0), LABELS[[1, 2, 3, 4]]
@@ -72,7 +72,14 @@ def test_the_log_by_hand():
     assert_allclose(log["accuracy"], (f.argmax(1) == labels).mean())
     assert_allclose(log["saturated"], (jnp.abs(f).min(1) >= 1).mean())
     assert_allclose(log["energy"], (v**2).sum((1, 2)) / 4, rtol=1e-4)
-    assert log["energy"].shape == (2,)
+    centred = v - v.mean(1)[:, None]
+    assert_allclose(log["centred_energy"], (centred**2).sum((1, 2)) / 4, rtol=1e-4)
+    squares = [
+        (leaf**2).reshape(2, -1).sum(1) for leaf in jax.tree.leaves(state.params)
+    ]
+    assert_allclose(log["parameter_norm"], np.sqrt(sum(squares)), rtol=1e-5)
+    for name in ("energy", "centred_energy", "parameter_norm"):
+        assert log[name].shape == (2,)
 
 
 def test_branches_of_the_control_train_as_if_alone():
@@ -166,6 +173,28 @@ def test_a_resumed_training_ends_bit_for_bit_the_same(tmp_path):
     assert later == [(5, 1), (6, 1)]
     jax.tree.map(assert_array_equal, resumed, whole)
     assert whole.step == 6
+
+
+def test_the_checkpoint_of_the_middle_stays(tmp_path):
+    recipe = PLAIN._replace(epochs=5)  # of two steps, so that 5 ends no epoch
+    _, seen = fit_epochs(tmp_path / "net", recipe)
+    assert (5, 1) in seen
+    assert checkpoints.steps(tmp_path / "net") == [0, 5, 8, 10]
+
+
+def fit_epochs(folder, recipe):
+    seen = []
+    state = fit(
+        NETWORK,
+        recipe,
+        PIXELS,
+        Split(IMAGES, LABELS),
+        KEY,
+        folder,
+        Schedule(log_every=2, checkpoint_every=100),
+        lambda state, step, epoch, log: seen.append((step, len(log["loss"]))),
+    )
+    return state, seen
 
 
 def test_each_seed_draws_its_own(tmp_path):

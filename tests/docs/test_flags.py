@@ -52,5 +52,7 @@ def test_flags_are_declared_once():
     # Of another meaning or default in each experiment.
     shared = {"branches", "trials", "steps", "dataset", "image_size", "test_examples"}
     shared |= {"batch_size", "learning_rate", "log_every", "checkpoint_every"}
+    shared |= {"branch", "depth", "normalisation", "sweep_branches", "repeats"}
+    shared |= {"weight_decay", "train_examples", "init_scale"}
     shared |= {"checkpoint", "images", "choose_examples", "part", "skip_flip"}
     assert {name for name, of in owners.items() if len(of) > 1} <= shared

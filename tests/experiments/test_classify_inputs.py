@@ -3,25 +3,31 @@
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import check_refused, run_here
+from helpers import ROOT, check_refused, run_here
 from numpy.testing import assert_allclose
 from PIL import Image
 
 from bspec_jax import classifier, runs
 from bspec_jax.classifier import contributions
-from bspec_jax.classifier.resnet import WIDTHS
+from bspec_jax.classifier.branches import WIDTHS
+from bspec_jax.classifier.recipe import count_steps, decay_budget
 from bspec_jax.storage import checkpoints
 from bspec_jax.storage.errors import Notice, UserError
 from experiments.classify import __main__ as experiment
 from experiments.classify import memory, own_images, train
 from experiments.classify.config import NAME, Config
+
+sys.path.insert(0, str(ROOT / "docs"))
+import hooks
 
 CLASSES = ("ant", "bee$", "cat")
 
@@ -69,6 +75,26 @@ def flags_for(images, workdir):
         (("--epochs", 10**12), 2, "--epochs 1000000000000 are 3,000,000,000,000 steps"),
         (("--widths", "²", 1, 1, 1), 2, "--widths must be one of paper"),
         (("--widths", 10**9, 1, 1, 1), 2, "would take about"),
+        (("--recipe", "slow"), 2, "--recipe"),
+        # branches
+        (("--branch", "vgg"), 2, "--branch"),
+        (("--branch", "mlp", "--normalisation", "layer"), 2, "--normalisation"),
+        (("--branch", "mlp", "--depth", 0), 2, "--depth must be in 1..1000, got 0"),
+        (("--depth", 3), 2, "--depth does not apply with --branch resnet"),
+        (
+            ("--branch", "mlp", "--depth", 1, "--widths", 8),
+            2,
+            "--widths does not apply with --depth 1",
+        ),
+        (
+            ("--branch", "cnn", "--depth", 2, "--widths", 8, 9),
+            2,
+            "--widths must be one integer, or 1 for --depth 2, got 8 9",
+        ),
+        (("--branch", "mlp", "--widths", "tiny"), 2, "--widths must be one integer"),
+        (("--branch", "mlp", "--widths", 4, 0), 2, "--widths must be at least 1"),
+        (("--branch", "mlp", "--widths", 10**9), 2, "would take about"),
+        (("--branch", "cnn", "--branches", 10**8), 2, "a run of 100000000 branches on"),
         (("--batch-size", 28), 2, "--batch-size must be 1 to the 27 training examples"),
         (("--seed", 2**32), 2, "--seed must be in 0..2^32-1"),
         (("--test-share", 1), 2, "--test-share must be above 0 and below 1"),
@@ -98,6 +124,8 @@ def test_wrong_input_is_one_line(
 ):
     base = iter(flags_for(images, tmp_path / "run"))
     pairs = dict(zip(base, base, strict=True))
+    if "--branch" in flags or "--depth" in flags:
+        del pairs["--widths"]  # a resnet's
     kept = [word for pair in pairs.items() if pair[0] not in flags for word in pair]
     err = check_refused(
         experiment, [*kept, *flags], status, message, monkeypatch, capsys
@@ -135,6 +163,7 @@ def test_data_that_cannot_be_classified(tmp_path, monkeypatch, capsys):
 
 def test_a_single_class_of_any_data_set(images):
     config = Config(dataset="folder", data_dir=images, image_size=8, batch_size=8)
+    config = config.resolved()
     dataset = experiment.load_data(config)._replace(class_names=("ant",))
     with pytest.raises(runs.FlagError, match="has a single class"):
         train.check_data(config, dataset)
@@ -145,12 +174,12 @@ def test_a_class_without_test_images_is_said_before_the_training(images):
         dataset="folder", data_dir=images, image_size=8, test_examples=1, batch_size=8
     )
     with pytest.warns(Notice, match="no test image of 2 of 3 classes"):
-        experiment.load_data(config)
+        experiment.load_data(config.resolved())
 
 
 def test_memory_grows_with_what_takes_it():
     size = memory.Size((32, 32, 3), 45_000, 10_000, 10)
-    config = Config()
+    config = Config().resolved()
     least = memory.estimate(config, size)
     # XLA counts 76.5 MB for a step of 2 branches on 64 images: 1.2 GB for 16 on 128.
     assert 1.2e9 < least < 2e9
@@ -165,6 +194,118 @@ def test_memory_grows_with_what_takes_it():
         larger = dataclasses.replace(config, **change)
         assert memory.estimate(larger, size) > 1.05 * least, change
     assert memory.estimate(config, size._replace(test=20_000)) > least
+
+
+def test_a_branch_as_memory_sees_it():
+    size = memory.Size((7, 6, 2), 0, 0, 4)
+
+    def of(**flags):
+        return memory.branch_size(Config(**flags).resolved(), size)
+
+    assert of(branch="mlp", widths=("7", "5")) == (84 * 7 + 7 * 5 + 5 * 4, 12)
+    assert of(branch="mlp", depth=1) == (84 * 4, 0)
+    # 7 x 6 pixels, then 4 x 3, then 2 x 2.
+    kernels = 9 * 2 * 5 + 9 * 5 * 3 + 4 * 3 * 4
+    assert of(branch="cnn", widths=("5", "3")) == (kernels, 12 * 5 + 4 * 3)
+    assert of(branch="cnn", depth=1) == (84 * 4, 0)
+
+
+CUSTOMARY = {
+    "dataset": "cifar10",
+    "image_size": None,
+    "branch": "resnet",
+    "depth": None,
+    "widths": ("paper",),
+    "normalisation": "batch",
+    "epochs": 200,
+    "batch_size": 128,
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+    "weight_decay": 5e-4,
+    "last_scale": 1.0,
+    "crop_padding": 4,
+    "skip_flip": False,
+    "skip_biases": False,
+    "skip_bias_decay": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({}, {}),
+        ({"epochs": 3, "crop_padding": 0}, {"epochs": 3, "crop_padding": 0}),
+        ({"optimizer": "adamw"}, {"optimizer": "adamw", "learning_rate": 0.001}),
+        (
+            {"branch": "mlp"},
+            {
+                "branch": "mlp",
+                "depth": 3,
+                "widths": ("16", "16"),
+                "normalisation": "none",
+            },
+        ),
+        (
+            {"branch": "cnn", "widths": ("8", "9", "7"), "normalisation": "batch"},
+            {"branch": "cnn", "widths": ("8", "9", "7"), "depth": 4},
+        ),
+        (
+            {"branch": "mlp", "widths": ("8",), "depth": 5, "normalisation": "batch"},
+            {"branch": "mlp", "widths": ("8",) * 4, "depth": 5},
+        ),
+        (
+            {"branch": "mlp", "depth": 1, "normalisation": "batch"},
+            {"branch": "mlp", "widths": (), "depth": 1},
+        ),
+        (
+            {"recipe": "quick", "branch": "resnet"},
+            {
+                "dataset": "fashion_mnist",
+                "image_size": 14,
+                "crop_padding": 0,
+                "epochs": 45,
+                "weight_decay": 1e-3,
+            },
+        ),
+        (
+            {"recipe": "quick", "weight_decay": 0.0, "branch": "resnet"},
+            {
+                "dataset": "fashion_mnist",
+                "image_size": 14,
+                "crop_padding": 0,
+                "epochs": 45,
+                "weight_decay": 0.0,
+            },
+        ),
+    ],
+)
+def test_what_is_not_given_follows_from_the_recipe_and_from_other_flags(
+    flags, expected
+):
+    config = Config(**flags).resolved()
+    config.check()
+    found = {name: getattr(config, name) for name in CUSTOMARY}
+    assert found == CUSTOMARY | expected
+    # What config.json holds resolves to itself, whatever a later version decides.
+    assert Config.from_settings(config.settings()).resolved() == config
+    assert None not in {getattr(config, name) for name in set(CUSTOMARY) - MAY_BE_NONE}
+
+
+MAY_BE_NONE = {"image_size", "depth"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "num_examples"), [("customary", 45_000), ("quick", 55_000)]
+)
+def test_the_help_says_what_a_recipe_is(recipe, num_examples):
+    config = Config(recipe=recipe).resolved()
+    made = train.recipe_of(config)
+    budget = decay_budget(made, count_steps(made, num_examples))
+    text = re.sub(r"\s+", " ", hooks.field_docs(Config)["recipe"])
+    (own,) = re.findall(rf"{recipe}: (.*?)\.(?: |$)", text)
+    decay = f"{config.weight_decay:.0e}".replace("e-0", "e-")
+    for part in (f"{config.epochs} epochs", f"decay {decay}", f"budget {budget:.0f}"):
+        assert part in own
 
 
 @pytest.fixture(scope="module")

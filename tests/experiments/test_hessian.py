@@ -41,14 +41,14 @@ def by_hand(task, m, step, trials=30):
     z = networks.w[:m, None] * networks.x + networks.b[:m, None]
     slope = np.where(z >= 0, 1, 0.01).astype(np.float64)
     j = np.stack([slope, slope * networks.x], 1)  # [M, P, N, T], in the order b, w
-    return np.einsum("kpnt,lqnt->tkplq", j, j), j, networks
+    return np.einsum("kpnt,lqnt->tkplq", j, j), networks
 
 
 @pytest.mark.parametrize(("task", "m", "stage"), [("toy1", 6, 2), ("toy2", 2, 0)])
 def test_measures_equal_those_by_hand(finished, task, m, stage):
     data = without_timing(finished)["tasks"][task]
     record = data["stages"][stage]
-    h, j, networks = by_hand(task, m, record["step"])
+    h, networks = by_hand(task, m, record["step"])
     squares = np.sum(h**2, (2, 4))
     own = np.trace(squares, axis1=1, axis2=2)
     ratio = np.sqrt((squares.sum((1, 2)) - own) / own)
@@ -61,28 +61,27 @@ def test_measures_equal_those_by_hand(finished, task, m, stage):
     largest = np.linalg.eigvalsh(h.reshape(len(h), 2 * m, 2 * m))[:, -1]
     mean = measures["largest_eigenvalue"]["mean"][place]
     assert_allclose(mean, largest.mean(), rtol=1e-4)
-    # The control by its expectation over partitions of 2 M parameters into pairs.
-    entries = h.reshape(len(h), 2 * m, 2 * m) ** 2
-    total = entries.sum((1, 2))
-    diagonal = np.trace(entries, axis1=1, axis2=2)
-    within = diagonal + (total - diagonal) / (2 * m - 1)
-    control = np.sqrt((total - within) / within).mean()
-    assert measures["control_ratio"]["mean"][place] == pytest.approx(control, rel=0.1)
-    # Section 8, at 1e-2 of the initial root mean square of each network.
-    _, j0, networks0 = by_hand(task, m, 0)
-    scale = np.sqrt((j0**2).mean((0, 1, 2)))
-    distributive = (np.abs(j) < 1e-2 * scale).mean((0, 1, 2))
-    residuals = [residual(n) for n in (networks, networks0)]
-    scale = np.sqrt((residuals[1] ** 2).mean(0))
-    collaborative = (np.abs(residuals[0]) < 1e-2 * scale).mean(0)
-    difference = measures["vanishing_difference"]["mean"][place]
-    expected = (distributive - collaborative).mean()
-    assert_allclose(difference, expected, atol=0.01)  # float32 at the threshold
+    # The index of the branches that are active without their mean.
+    v = responses(networks)[:m]
+    size = np.linalg.norm(v - v.mean(1, keepdims=True), axis=1)
+    active = (size >= 0.1 * size.max(0)).T.astype(float)
+    pairs = active[:, :, None] * active[:, None]
+    own = np.trace(squares * pairs, axis1=1, axis2=2)
+    other = (squares * pairs).sum((1, 2)) - own
+    several = active.sum(1) > 1
+    index = 1 - (other / own)[several] / (active.sum(1)[several] - 1)
+    found = measures["block_index"]
+    assert_allclose(found["mean"][place], index.mean(), rtol=1e-3)
+    assert found["networks"][place] == several.sum()
+    if stage:
+        control = data["observations"]["7"]["control"]
+        assert control == data["control"]["block_index"]["mean"][-1]
+        assert control < index.mean()
 
 
-def residual(networks):
+def responses(networks):
     v = networks.w[:, None] * networks.x + networks.b[:, None]
-    return np.where(v >= 0, v, 0.01 * v).sum(0) - networks.y
+    return np.where(v >= 0, v, 0.01 * v)
 
 
 def test_results_have_the_specified_keys_for_the_largest_m(finished):
@@ -108,7 +107,11 @@ def test_results_have_the_specified_keys_for_the_largest_m(finished):
         assert last["offdiagonal_ratio"] < 0.85 * first["offdiagonal_ratio"]
         assert last["measures"]["gradient_norm"]["mean"][-1] < 0.01
         assert data["observations"]["7"]["holds"] is False
-        assert data["observations"]["section8"]["holds"] is False
+        assert data["observations"]["7"]["beside"]["step_effect"]["value"] > 0.1
+        conjecture = data["observations"]["section8"]
+        assert (conjecture["holds"], conjecture["branches"]) == (False, 2)
+        assert 5 < conjecture["networks"] < 25
+        assert data["control"]["block_index"]["networks"][-1] <= 500
 
 
 def test_findings_are_the_observations_of_both_tasks(finished):
@@ -124,32 +127,35 @@ def test_findings_are_the_observations_of_both_tasks(finished):
 
 
 def test_the_findings_of_a_checkpoint_are_of_one_network():
-    def stage(step, ratio, shares):
-        return {
-            "step": step,
-            "offdiagonal_ratio": ratio,
-            "control_ratio": 2.5,
-            "ratio_to_control": ratio / 2.5,
-            "factors": {"thresholds": [1e-3, 1e-2, 1e-1], **shares},
-        }
+    def stage(step, index, share):
+        shares = {"distributive": [0, share, 1], "gradient": [0, 0.6, 1]}
+        shares["orthogonal"] = [0, 0.1, 0]
+        factors = {"thresholds": [1e-2, 5e-2, 1e-1], **shares}
+        numbers = {"block_index": index, "step_effect": 0.2}
+        return {"step": step, "factors": factors} | numbers
 
-    start = {"distributive": [0.0, 0.1, 0.2], "collaborative": [0.0, 0.3, 0.4]}
-    end = {"distributive": [0.1, 0.45, 0.6], "collaborative": [0.1, 0.2, 0.9]}
-    stages = [stage(0, 0.25, start), stage(100, 0.5, end)]
-    tasks = {"classify": {"clamp": "none", "stages": stages}}
-    seventh, eighth = files.to_json(checkpoint.findings(16, tasks))
+    stages = [stage(0, 0.25, 0.3), stage(50, 0.4, 0.4), stage(100, 0.95, 0.85)]
+    task = {"clamp": "none", "stages": stages, "control": {"block_index": 0.1}}
+    seventh, eighth = files.to_json(checkpoint.findings(16, {"classify": task}))
     assert seventh["setting"] == "M = 16, no clamp, x 1"
     assert (seventh["observation"], seventh["level"]) == (7, "classifier")
-    assert_allclose(seventh["value"], 0.2)
-    assert_allclose(seventh["initial"], 0.1)
+    numbers = [seventh[key] for key in ("value", "initial", "control")]
+    assert_allclose(numbers, [0.95, 0.25, 0.1])
+    assert_allclose(seventh["beside"]["step_effect"]["value"], 0.2)
     assert eighth["observation"] == "section8"
-    assert_allclose(eighth["value"], 0.25)
-    assert_allclose(eighth["initial"], -0.2)
+    assert_allclose(eighth["value"], 0.55)
+    beside = {name: found["value"] for name, found in eighth["beside"].items()}
+    assert beside == {
+        "vanishing_share": 0.85,
+        "vanishing_gradient": 0.6,
+        "orthogonal": 0.1,
+    }
     for finding in (seventh, eighth):
         assert finding["interval"] == [None, None]
-        assert finding["holds"] is None
+        assert (finding["holds"], finding["networks"]) == (None, 1)
+    assert checkpoint.findings(16, {"a": task | {"control": None}})[0]["control"] != 0.1
     del stages[0]  # without its start nothing can be compared
-    assert checkpoint.findings(16, tasks) == []
+    assert checkpoint.findings(16, {"classify": task}) == []
 
 
 def test_equilibria_are_split_by_success(finished):
@@ -159,20 +165,23 @@ def test_equilibria_are_split_by_success(finished):
     assert 5 < stuck["trials"][0] < 25
     # Both factors vanish where the points are fitted; elsewhere one of them only.
     assert converged["collaborative"]["mean"][0][1] > 0.7
-    assert stuck["collaborative"]["mean"][0][1] == 0
-    assert stuck["vanishing_difference"]["mean"][0] == 0.25  # x = 0 for w
+    assert stuck["collaborative"]["mean"][0][0] == 0
+    assert converged["distributive"]["networks"][0] == [0, 0, 0]
+    assert stuck["distributive"]["networks"][0][1] > 5
+    assert stuck["distributive"]["mean"][0][0] < 0.01  # below the leak of 0.01
+    assert stuck["distributive"]["mean"][0][1] > 0.2
 
 
 def test_figures(finished):
     assert {path.stem for path in (finished / "figures").iterdir()} == {
         "hessian_toy1",
         "hessian_toy2",
-        "hessian_ratio",
+        "hessian_block_index",
         "hessian_eigenvalues",
         "hessian_index",
         "section8_factors",
     }
-    path = finished / "figures" / "hessian_ratio.png"
+    path = finished / "figures" / "hessian_block_index.png"
     before = path.read_bytes()
     path.unlink()
     experiment.main(experiment.Config(workdir=finished, figures_only=True))
@@ -306,7 +315,7 @@ def test_one_network_decides_nothing_and_large_ones_are_not_drawn(tmp_path):
     assert "no heat map is drawn" in printed
     assert without_timing(tmp_path / "run")["tasks"]["toy1"]["example"] == []
     drawn = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
-    assert "hessian_ratio" in drawn
+    assert "hessian_block_index" in drawn
     assert "hessian_toy1" not in drawn
 
 

@@ -13,9 +13,9 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from bspec_jax import classifier, data, runs
-from bspec_jax.analysis import gradients
+from bspec_jax.analysis.vanishing import THRESHOLDS, FactorScales, VanishingShares
 from bspec_jax.classifier import curvature
-from bspec_jax.classifier.resnet import WIDTHS
+from bspec_jax.classifier.branches import WIDTHS
 from bspec_jax.storage import checkpoints, files
 from experiments.hessian import __main__ as experiment
 from experiments.hessian import checkpoint
@@ -116,9 +116,18 @@ class OuterProduct:
         return self.matrix
 
 
-def no_shares(by_clamp, params, leaves, initial):
-    zeros = np.zeros(len(gradients.THRESHOLDS))
-    return curvature.FactorShares(zeros, dict.fromkeys(by_clamp, zeros)), "scales"
+def no_factors(objective, params, leaves, scales):
+    shares = VanishingShares(*np.zeros((3, len(THRESHOLDS))))
+    return curvature.Factors(shares, np.zeros(len(THRESHOLDS)), FactorScales(1, 1, 1))
+
+
+def drawn_responses(objective, params):
+    shape = SPEC.branches, objective.num_examples, len(SPEC.classes)
+    return jax.random.normal(jax.random.key(0), shape)
+
+
+def own_parameters(objective, params, leaves):
+    return params["stem"]["kernel"].reshape(SPEC.branches, -1)
 
 
 def test_a_stopped_run_goes_on_with_the_same_network_and_data_only(
@@ -126,7 +135,13 @@ def test_a_stopped_run_goes_on_with_the_same_network_and_data_only(
 ):
     run, images, spec = own
     monkeypatch.setattr(checkpoint.hessian, "blocks", OuterProduct)
-    monkeypatch.setattr(curvature, "factor_shares", no_shares)
+    # Compiling these takes long, too.
+    monkeypatch.setattr(curvature, "factors", no_factors)
+    monkeypatch.setattr(curvature, "responses", drawn_responses)
+    monkeypatch.setattr(curvature, "gradient", own_parameters)
+    control = run / "checkpoints" / "control"
+    checkpoints.write_spec(control, spec)
+    checkpoints.save(control, 5, model=random_model(77))
     whole = run.parent / "whole"
     config = experiment.Config(
         checkpoint=run, workdir=run.parent / "hessian", examples=4
@@ -150,6 +165,18 @@ def test_a_stopped_run_goes_on_with_the_same_network_and_data_only(
     run_here(experiment, "--resume", "--workdir", config.workdir)
     found, expected = without_timing(config.workdir), without_timing(whole)
     assert found["tasks"] == expected["tasks"]
+    names = {f"{clamp}_{of}" for clamp in ("hard", "none") for of in (0, 5, "control")}
+    with np.load(whole / "hessians.npz") as saved:
+        assert set(saved) == names
+        of_control = OuterProduct(None, random_model(77)["params"]).full()
+        assert_array_equal(saved["hard_control"], of_control)
+    for task in found["tasks"].values():
+        norms = np.linalg.norm(of_control, axis=(1, 3))
+        index = 1 - 2 * norms[0, 1] ** 2 / (norms[0, 0] ** 2 + norms[1, 1] ** 2)
+        assert task["control"]["block_index"] == pytest.approx(index, rel=1e-4)
+        assert [stage["active_centred"] for stage in task["stages"]] == [2, 2]
+    seventh = found["findings"][0]
+    assert seventh["control"] == pytest.approx(index, rel=1e-4)
 
     # Another network in its place: nothing of the first is taken for its own.
     shutil.rmtree(run / "checkpoints")

@@ -13,10 +13,16 @@ from PIL import Image
 from bspec_jax import runs
 from bspec_jax.storage.errors import UserError
 from experiments.report.__main__ import check, main, report
-from experiments.report.conclusions import Finding, conclusions, findings, verdict
+from experiments.report.conclusions import (
+    Finding,
+    conclusions,
+    findings,
+    verdict,
+    verdict_at,
+)
 from experiments.report.finished import FinishedRun, load_runs, read
 from experiments.report.markup import code, plain
-from experiments.report.page import panel_order, to_html
+from experiments.report.page import panel_order, row, to_html
 
 RUNS = ROOT / "docs" / "runs"
 KEPT_REPORT = ROOT / "docs" / "report_of_runs"
@@ -24,8 +30,8 @@ TOY = "Toy 1, step 0.02, slope 0.3, normal init of scale 2, x 77"
 GENERATOR = "faces with gaussian R, M = 9, x 1"
 
 
-def finding(observation, holds, level="toy", setting="a"):
-    record = {"holds": holds, "value": 0.5, "interval": [0.4, 0.6]}
+def finding(observation, holds, level="toy", setting="a", **changes):
+    record = {"holds": holds, "networks": 9, "regime": None} | changes
     return Finding(observation, level, setting, "run", record)
 
 
@@ -46,18 +52,22 @@ def test_verdicts_sum_up_all_settings(holds, text):
 
 
 def test_a_single_network_gets_no_verdict():
-    def of_one(setting, interval, **record):
-        record = {"holds": None, "interval": interval} | record
-        return Finding(2, "classifier", setting, "run", record)
-
-    single = [of_one("a", None), of_one("b", [None, None])]
+    single = [finding(2, None, "classifier", name, networks=1) for name in "ab"]
     found = verdict(2, single)
-    assert found == ("no verdict", "single networks: classifier (a and b)")
+    assert found == ("no verdict", "one network: classifier (a and b)")
     found = verdict(2, [*single, finding(2, True, setting="s")])
-    assert found == ("holds", "in toy (s); single networks: classifier (a and b)")
-    share = of_one("share", [0.1, 0.9])  # which has an interval
-    assert verdict(2, [share]).text == "undecided"
-    assert verdict(2, [of_one("d", None, holds=True)]).text == "holds"
+    assert found == ("holds", "holds: toy (s); one network: classifier (a and b)")
+
+
+def test_networks_outside_of_the_regime_decide_nothing():
+    lacking = finding(2, None, "classifier", "c", regime="more decay")
+    untested = "not tested in the paper's regime"
+    assert verdict(2, [lacking]) == (untested, "in classifier (c)")
+    found = verdict(2, [lacking, finding(2, False, setting="s")])
+    assert found.text == "does not hold"
+    assert found.why == f"does not hold: toy (s); {untested}: classifier (c)"
+    single = finding(2, None, "classifier", "d", networks=1, regime="more decay")
+    assert verdict(2, [lacking, single]).text == untested
 
 
 NASTY = [
@@ -167,19 +177,35 @@ def test_a_verdict_names_its_conditions():
         finding(1, None, "generator", "third"),
     ]
     why = verdict(1, found).why
-    assert why == "in toy (first); not: toy (second); undecided: generator (third)"
+    assert why == (
+        "holds: toy (first); does not hold: toy (second); undecided: generator (third)"
+    )
+    assert verdict(1, found[:1]).why == "in toy (first)"
 
 
-def test_the_eighth_observation_needs_all_levels():
-    levels = ("toy", "classifier", "generator")
-    every = [finding(n, True, level) for n in range(1, 8) for level in levels]
-    assert verdict(8, every).text == "holds"
-    assert verdict(8, every[:-1]).text == "undecided"
-    assert verdict(8, every[:-1]).why == "undecided or not measured: generator (7)"
-    failing = verdict(8, [*every[:-1], finding(5, False, "classifier")])
+def test_the_eighth_observation_has_a_verdict_for_each_level():
+    every = [finding(n, True, "toy") for n in range(1, 8)]
+    assert verdict_at("toy", every) == ("holds", "holds: 1, 2, 3, 4, 5, 6, 7")
+    assert verdict_at("classifier", every).text == "not measured"
+    missing = verdict_at("toy", every[:-1])
+    assert missing == ("undecided", "holds: 1, 2, 3, 4, 5, 6; not measured: 7")
+    failing = verdict_at("toy", [*every[:-1], finding(5, False)])
     assert failing.text == "does not hold"
-    assert failing.why.startswith("fails: classifier (5)")
-    assert verdict(8, [finding("section8", True)]).text == "not measured"
+    assert "does not hold: 5; not measured: 7" in failing.why
+    several = [finding(n, h) for n in range(1, 8) for h in (True, None)]
+    assert verdict_at("toy", several).text == "undecided"  # all under conditions
+    lacking = [finding(n, None, regime="decay") for n in range(1, 7)]
+    untested = "not tested in the paper's regime"
+    assert verdict_at("toy", lacking).text == untested
+    assert verdict_at("toy", [*lacking, finding(7, True)]).text == "undecided"
+    assert verdict_at("toy", [*lacking, finding(7, False)]).text == "does not hold"
+    one = [finding(n, None, "generator", networks=1) for n in range(1, 8)]
+    assert verdict_at("generator", one).text == "no verdict"
+    found = conclusions([*every, *one])[8]
+    assert "verdict" not in found
+    texts = [level["verdict"] for level in found["levels"].values()]
+    assert texts == ["holds", "not measured", "no verdict"]
+    assert verdict_at("toy", [finding("section8", True)]).text == "not measured"
 
 
 def record_of(observation, level, setting, **changes):
@@ -197,7 +223,11 @@ def record_of(observation, level, setting, **changes):
         "initial": 0.5,
         "control": 1.0,
         "control_interval": [0.9, 1.0],
+        "networks": 77,
         "holds": True,
+        "reason": None,
+        "regime": None,
+        "beside": {},
         **changes,
     }
 
@@ -235,6 +265,7 @@ def toy_run(folder, **changes):
 
 def generator_run(folder):
     unknown = {"interval": [None, None], "control": None, "holds": None}
+    unknown |= {"networks": 1, "reason": "one network"}
     saved = [record_of(n, "generator", GENERATOR, **unknown) for n in range(1, 6)]
     return finished_run(folder, "class_transfer", saved)
 
@@ -343,21 +374,50 @@ def test_observations_have_their_measurements_and_verdicts(written):
     page = (written / "report.md").read_text()
     line = (
         f"| toy: {TOY} | `my_toy` | 30 | 0.340 "
-        "| 0.330 to 0.350 | 0.500 | 1.000 | holds |"
+        "| 0.330 to 0.350 | 0.500 | 1.000 |  | holds |"
     )
     assert line in page
     assert (
-        f"| **holds** in toy ({TOY}); single networks: generator ({GENERATOR}) |"
+        f"| **holds** holds: toy ({TOY}); one network: generator ({GENERATOR}) |"
         in page
     )
     line = (
         f"| generator: {GENERATOR} | `my_generator` | 30 | 0.340 | none | 0.500 | - |"
     )
-    assert f"{line} one network |" in page
+    assert f"{line}  | one network |" in page
+    line = r"\| Observation 8, (\w+) \| .*? \| \*\*(.*?)\*\* (.*?) \|"
+    assert re.findall(line, page) == [
+        ("toy", "undecided", "holds: 1; not measured: 2, 3, 4, 5, 6, 7"),
+        ("classifier", "not measured", "not measured: 1, 2, 3, 4, 5, 6, 7"),
+        ("generator", "no verdict", "no verdict: 1, 2, 3, 4, 5; not measured: 6, 7"),
+    ]
     assert "| Observation 7 | the Hessian is nearly block diagonal | **not meas" in page
     saved = json.loads((written / "report.json").read_text())["observations"]
     assert set(saved) == {*map(str, range(1, 9)), "section8"}
     assert saved["1"]["findings"][0]["record"]["value"] == 0.34
+
+
+def test_what_stands_beside_a_measure_and_a_verdict_that_is_not_shared():
+    uncentred = {"value": 0.9, "interval": [None, None], "holds": False}
+    null = {"value": 0.1, "interval": [0.05, 0.15], "networks": 77}
+    saved = record_of(
+        5,
+        "toy",
+        TOY,
+        uncentred=uncentred | {"agrees": False},
+        beside={"null": null},
+        holds=None,
+        reason="the interval contains the threshold",
+    )
+    found = Finding(5, "toy", TOY, "my_toy", saved)
+    cells = row(found).strip("| ").split(" | ")
+    assert cells[-2] == (
+        "with constant outputs 0.900; with examples permuted 0.100 (0.050 to 0.150)"
+    )
+    assert cells[-1] == (
+        "undecided (the interval contains the threshold; with constant outputs: does "
+        "not hold)"
+    )
 
 
 def test_figures_come_in_the_order_of_the_paper(written):
@@ -452,8 +512,9 @@ def test_the_report_that_is_kept_is_that_of_the_runs_that_are_kept(tmp_path):
     )
     assert made == kept  # commands, verdicts and measurements
     assert kept["left_out"] == []
-    verdicts = {one["verdict"] for one in kept["observations"].values()}
-    assert "not measured" not in verdicts
+    levels = kept["observations"].pop("8")["levels"]
+    observations = [*kept["observations"].values(), *levels.values()]
+    assert "not measured" not in {one["verdict"] for one in observations}
     page = (KEPT_REPORT / "report.md").read_text()
     assert "## Missing" not in page
     for key, one in kept["observations"].items():

@@ -65,7 +65,19 @@ def test_sweep_gives_the_specified_keys_and_numbers(sweep):
             data["branches"], data["mean_active"], data["mean_silent"], strict=True
         ):
             assert active + silent == pytest.approx(m)
-        assert data["observations"]["3"]["holds"] is True
+        assert data["mean_active_centred"][2] < 5
+        assert data["mean_active_variance"][2] < data["mean_active"][2]
+        for key, record in data["observations"].items():
+            assert record["networks"] == 40 or key in "135"
+            assert record["uncentred"]["agrees"] in (True, False)
+        # By the paper's rule; with four points centring spreads a branch over all.
+        assert data["observations"]["2"]["uncentred"]["holds"] is True
+        assert data["observations"]["4"]["reason"] == "it says nothing of M below 16"
+        assert "success differs by" in data["observations"]["6"]["reason"]
+        beside = data["observations"]["5"]["beside"]
+        assert 0.3 < beside["null"]["value"] < 0.7  # of three or four points
+        value, initial = (data["observations"]["5"][k] for k in ("value", "initial"))
+        assert beside["change"]["value"] == pytest.approx(value - initial, abs=0.02)
         found = [
             f for f in results["findings"] if f["setting"].startswith(TITLES[task])
         ]
@@ -74,7 +86,7 @@ def test_sweep_gives_the_specified_keys_and_numbers(sweep):
             assert finding["level"] == "toy"
             record = data["observations"][str(finding["observation"])]
             assert record.items() <= finding.items()
-        control = data["measures"]["control"]["correlation"]["mean"]
+        control = data["measures"]["norm"]["control"]["correlation"]["mean"]
         assert min(control) > 0.7
     assert (
         results["findings"][0]["setting"]

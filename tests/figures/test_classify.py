@@ -36,8 +36,23 @@ def test_active_and_silent_branches_on_logarithmic_axes():
     assert_array_equal(curves["active in the control"].get_ydata(), [2, 4, 8])
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert [label.get_text() for label in ax.get_yticklabels()][:2] == ["0", "1"]
+    assert "active, centred" not in curves  # of a run of version 0.3
+    assert not ax.collections
     (ax,) = figures.active_against_branches(sweep(control_active=[None] * 3)).axes
     assert "active in the control" not in {line.get_label() for line in ax.lines}
+
+
+def test_active_branches_by_the_centred_rule_have_an_interval():
+    centred = {
+        "active_centred": [2.0, 2.5, 3.0],
+        "active_centred_interval": [[0.0, 2.0], [2.0, 3.0], [None, None]],
+    }
+    (ax,) = figures.active_against_branches(sweep(**centred)).axes
+    curves = {line.get_label(): line for line in ax.lines}
+    assert_array_equal(curves["active, centred"].get_ydata(), [2, 2.5, 3])
+    (shade,) = ax.collections
+    corners = {tuple(corner) for corner in shade.get_paths()[0].vertices.tolist()}
+    assert {(2, 0.5), (2, 2), (4, 2), (4, 3)} <= corners
 
 
 def test_each_covariance_has_its_own_symmetric_scale():
@@ -55,7 +70,10 @@ def test_outputs_and_norms_by_branch_and_class():
     assert_array_equal(left.images[0].get_array(), measured["class_outputs"])
     assert_array_equal(right.images[0].get_array(), measured["class_norms"])
     assert [t.get_text() for t in left.get_xticklabels()] == CLASSES
-    assert "3 active and 1 silent" in figure.get_suptitle()
+    title = "$M = 4$: 3 active and 1 silent branches"
+    assert figure.get_suptitle() == title
+    figure = figures.branch_outputs(measured | {"active_centred": 2}, CLASSES)
+    assert figure.get_suptitle() == f"{title} (2 active by the centred rule)"
 
 
 def test_the_sweep_has_a_row_for_each_network():
@@ -109,3 +127,52 @@ def test_ablation_bars_and_curves():
     assert_array_equal(kept.get_ydata(), [0.6, 0.8, 0.9])
     assert_array_equal(alone.get_ydata(), [0.6, 0.2, 0.1])
     assert set(active.get_xdata()) == {2}
+
+
+def norm_curves(**changes):
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "network": "main",
+            "step": step,
+            "decay_budget": budget,
+            "norms": rng.uniform(0.1, 1, 3).tolist(),
+            "centred_norms": [0.1 * step, 0.3, 0.2],
+            "parameter_norms": rng.uniform(0.1, 1, 3).tolist(),
+        }
+        | changes
+        for step, budget in ((10, 2.0), (20, 8.0), (40, 20.0))
+    ]
+
+
+def test_norms_along_training_are_a_line_for_each_branch():
+    curves = norm_curves()
+    other = {**curves[0], "network": "control"}
+    axes = figures.branch_norms([*curves, other]).axes
+    for ax, name in zip(
+        axes, ("norms", "centred_norms", "parameter_norms"), strict=True
+    ):
+        assert ax.get_yscale() == "log"
+        drawn = [line.get_ydata().tolist() for line in ax.lines]
+        assert drawn == np.array([line[name] for line in curves]).T.tolist()
+        assert ax.lines[0].get_xdata().tolist() == [10, 20, 40]
+    # The last centred norms are 4, .3 and .2: from the darkest colour to the lightest.
+    luminance = [np.sum(line.get_color()[:3]) for line in axes[0].lines]
+    assert luminance[2] < luminance[1] < luminance[0]
+
+
+def test_the_axis_on_top_is_the_decay_budget():
+    figure = figures.branch_norms(norm_curves())
+    (top,) = figure.axes[0].child_axes
+    ticks = zip(top.get_xticks(), top.get_xticklabels(), strict=True)
+    steps = {float(label.get_text()): step for step, label in ticks}
+    assert steps[8] == 20
+    assert_allclose(steps[4], 10 + 10 * 2 / 6)
+    for without in (norm_curves(decay_budget=0.0), norm_curves()[:1]):
+        assert not figures.branch_norms(without).axes[0].child_axes
+
+
+def test_norms_of_a_run_of_version_0_3():
+    curves = [curve(10), curve(20)]
+    (ax,) = figures.branch_norms(curves).axes
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[1, 1], [10, 20]]

@@ -52,12 +52,16 @@ def training_curves():
     return [
         {
             "network": "main",
+            "step": 10 * epoch,
             "epoch": float(epoch),
+            "decay_budget": 0.2 * epoch,
             "excess_loss": 0.1 * epoch,
             "accuracy": 0.5,
             "saturated": 0.2,
             "validation_accuracy": 0.4,
             "norms": [1.0, 2.0],
+            "centred_norms": [0.5, 1e-9],
+            "parameter_norms": [3.0, 0.0],
         }
         for epoch in (1, 2)
     ]
@@ -99,21 +103,21 @@ def hessian_example():
 
 
 def hessian_tasks():
+    def means():
+        interval = [[0.0, 0.2], [0.1, 0.3]]
+        return {"mean": [0.1, 0.2], "interval": interval, "networks": [5, 3]}
+
     def stage(step):
-        means = {"mean": [0.1, 0.2], "interval": [[0.0, 0.2], [0.1, 0.3]]}
+        names = ("block_index", "vanishing_distributive", "vanishing_share")
+        names += ("vanishing_gradient", "orthogonal")
         return {
             "step": step,
-            "measures": {"offdiagonal_ratio": means, "control_ratio": means},
-            "offdiagonal_ratio_quantiles": [0.1, 0.2, 0.3, 0.4, 0.5],
+            "measures": {name: means() for name in names},
+            "block_index_quantiles": [0.1, 0.2, 0.3, 0.4, 0.5],
             "spectra": {
                 "limit": 100,
                 "largest_quantiles": [1.0, 2.0, 3.0, 8.0, 9.0],
                 "whole": [1e-9, 0.5],
-            },
-            "factors": {
-                "thresholds": [1e-3, 1e-2],
-                "distributive": [0.1, 0.5],
-                "collaborative": [0.0, 1.0],
             },
             "index": {
                 "ratios": [1.0, 2.0],
@@ -122,7 +126,17 @@ def hessian_tasks():
             },
         }
 
-    return {"toy1": {"branches": [2, 30], "stages": [stage(0), stage(10)]}}
+    return {
+        "toy1": {
+            "branches": [2, 30],
+            "stages": [stage(0), stage(10)],
+            "control": {"block_index": means()},
+            "observations": {
+                "7": {"threshold": 0.9},
+                "section8": {"threshold": 0.5},
+            },
+        }
+    }
 
 
 def segment_arrays():
@@ -198,6 +212,7 @@ ARGUMENTS = {
     ),
     "branch_covariances": lambda classes: ({"a": matrix(M, M), "b": matrix(M, M)},),
     "branch_enrichment": lambda classes: (enrichment(), classes),
+    "branch_norms": lambda classes: (training_curves(),),
     "branch_outputs": lambda classes: (network(), classes),
     "branch_outputs_sweep": lambda classes: ([network(), network()], classes),
     "classifier_training": lambda classes: (training_curves(),),
@@ -218,11 +233,11 @@ ARGUMENTS = {
         generator_curves(),
         RNG.uniform(size=(2, 3)),
     ),
-    "gradient_factors": lambda classes: (hessian_tasks(),),
+    "vanishing_factors": lambda classes: (hessian_tasks(),),
     "hessian_eigenvalues": lambda classes: (hessian_tasks(),),
     "hessian_heat_maps": lambda classes: (", ".join(classes), [hessian_example()] * 2),
     "hessian_index": lambda classes: (hessian_tasks(),),
-    "hessian_ratio": lambda classes: (hessian_tasks(),),
+    "hessian_block_index": lambda classes: (hessian_tasks(),),
     "image_components": lambda classes: (pictures(), 1, [0, 3]),
     "most_confident_images": lambda classes: (classes, blocks(), np.float64(0.02)),
     "normal_errors": lambda classes: (
@@ -322,7 +337,7 @@ def test_the_user_s_latex_is_not_used():
 
 
 NULLABLE_COUNTS = ("active", "silent")
-KEPT = {"thresholds", "epoch"}  # never null
+KEPT = {"threshold", "epoch"}  # never null
 
 
 def nulls(value, key=None):
@@ -370,9 +385,11 @@ ONE_COMPONENT = {
     "initial": {"correlation": [[None]]},
     "spectrum": [0.0],
 }
-SINGLE_M = {"branches": [1], "stages": hessian_tasks()["toy1"]["stages"][:1]}
-for of_one_m in SINGLE_M["stages"][0]["measures"].values():
-    of_one_m |= {"mean": [None], "interval": [[None, None]]}
+SINGLE_M = hessian_tasks()["toy1"]
+SINGLE_M |= {"branches": [1], "stages": SINGLE_M["stages"][:1]}
+for of_one_m in (SINGLE_M["control"], SINGLE_M["stages"][0]["measures"]):
+    for undefined in of_one_m.values():
+        undefined |= {"mean": [None], "interval": [[None, None]], "networks": [0]}
 
 
 @pytest.mark.parametrize(
@@ -394,6 +411,7 @@ for of_one_m in SINGLE_M["stages"][0]["measures"].values():
                 PLAIN[:1],
             ),
         ),
+        ("branch_norms", ([],)),
         ("branch_outputs", (ONE_BRANCH, PLAIN)),
         ("branch_outputs_sweep", ([ONE_BRANCH], PLAIN)),
         ("classifier_training", ([],)),
@@ -405,7 +423,8 @@ for of_one_m in SINGLE_M["stages"][0]["measures"].values():
             "hessian_heat_maps",
             ("a", [{**hessian_example(), "branches": 1, "hessian": [[0.0]]}]),
         ),
-        ("hessian_ratio", ({"toy1": SINGLE_M},)),
+        ("hessian_block_index", ({"toy1": SINGLE_M},)),
+        ("vanishing_factors", ({"toy1": SINGLE_M},)),
         ("hessian_eigenvalues", ({"toy1": SINGLE_M},)),
         ("hessian_index", ({"toy1": SINGLE_M},)),
         ("most_confident_images", (PLAIN, [], 0.02)),

@@ -4,24 +4,22 @@ from bspec_jax import figures
 
 
 def hessian_task():
+    def means(*values):
+        interval = [[value, value] for value in values]
+        return {"mean": values, "interval": interval, "networks": [9, 4]}
+
     def stage(step, ratio):
-        means = {
-            name: {"mean": [0.1, value], "interval": [[0, 0.2], [value, value]]}
-            for name, value in (("offdiagonal_ratio", ratio), ("control_ratio", 2.0))
-        }
+        names = ("vanishing_distributive", "vanishing_share", "vanishing_gradient")
+        names += ("orthogonal",)
+        shares = {name: means(0.1 * i, None) for i, name in enumerate(names)}
         return {
             "step": step,
-            "measures": means,
-            "offdiagonal_ratio_quantiles": [ratio * q for q in (0.5, 0.8, 1, 1.2, 2)],
+            "measures": {"block_index": means(0.1, ratio / 8), **shares},
+            "block_index_quantiles": [ratio / 8 * q for q in (0.5, 0.8, 1, 1.2, 1.5)],
             "spectra": {
                 "limit": 100,
                 "largest_quantiles": [1, 2, ratio, 8, 9],
                 "whole": [None, 1e-9, 0.5, ratio],
-            },
-            "factors": {
-                "thresholds": [1e-3, 1e-2, 1e-1],
-                "distributive": [0.1, 0.5, ratio / 10],
-                "collaborative": [0, 0, 1],
             },
             "index": {
                 "ratios": [1.0, 2.0],
@@ -35,6 +33,8 @@ def hessian_task():
     return {
         "branches": [2, 30],
         "stages": [stage(0, 4.0), stage(10, 3.0), stage(1000, 1.0)],
+        "control": {"block_index": means(0.0, 0.25)},
+        "observations": {"7": {"threshold": 0.9}, "section8": {"threshold": 0.5}},
         "example": [example | {"step": s} for s in (0, 10, 30, 100, 1000)],
     }
 
@@ -59,16 +59,17 @@ def test_hessian_heat_maps_show_three_stages_and_every_boundary():
     assert len(figures.hessian_heat_maps("Toy 1", [zero]).axes) == 2
 
 
-def test_hessian_ratio_plots_medians_controls_and_means():
-    figure = figures.hessian_ratio({"toy1": hessian_task()})
+def test_the_block_index_along_training_and_with_start_and_control():
+    figure = figures.hessian_block_index({"toy1": hessian_task()})
     left, right = figure.axes
-    median, control = left.lines
-    assert median.get_xydata().tolist() == [[0, 4], [10, 3], [1000, 1]]
-    assert control.get_ydata().tolist() == [2, 2, 2]
-    start, end, control = right.lines
-    assert start.get_xydata().tolist() == [[2, 0.1], [30, 4]]
-    assert end.get_ydata().tolist() == [0.1, 1]
-    assert control.get_ydata().tolist() == [0.1, 2]
+    median, limit = left.lines
+    assert median.get_xydata().tolist() == [[0, 0.5], [10, 0.375], [1000, 0.125]]
+    assert set(limit.get_ydata()) == {0.9}
+    start, end, control, limit = right.lines
+    assert start.get_xydata().tolist() == [[2, 0.1], [30, 0.5]]
+    assert end.get_ydata().tolist() == [0.1, 0.125]
+    assert control.get_ydata().tolist() == [0, 0.25]
+    assert set(limit.get_ydata()) == {0.9}
 
 
 def test_hessian_eigenvalues_fall_and_show_the_limit():
@@ -80,14 +81,14 @@ def test_hessian_eigenvalues_fall_and_show_the_limit():
     assert start.get_ydata()[:2].tolist() == [4, 0.5]
 
 
-def test_factors_of_the_first_and_the_last_stage():
-    (ax,) = figures.gradient_factors({"toy1": hessian_task()}).axes
-    curves = {line.get_label(): line.get_ydata().tolist() for line in ax.lines[:4]}
-    assert [v for k, v in curves.items() if "distributive" in k] == [
-        [0.1, 0.5, 0.4],
-        [0.1, 0.5, 0.1],
-    ]
-    assert [v for k, v in curves.items() if "collaborative" in k] == [[0, 0, 1]] * 2
+def test_vanishing_factors_and_the_number_of_networks():
+    (ax,) = figures.vanishing_factors({"toy1": hessian_task()}).axes
+    *shares, limit = ax.lines
+    drawn = [line.get_ydata().tolist()[0] for line in shares]
+    np.testing.assert_allclose(drawn, [0, 0.1, 0.2, 0.3])
+    assert np.isnan(shares[0].get_ydata()[1])
+    assert set(limit.get_ydata()) == {0.5}
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["2\n(9)", "30\n(4)"]
 
 
 def test_index_against_ratio_for_each_network():

@@ -77,19 +77,28 @@ def test_observations_of_branches_that_were_made_by_hand():
     truth = faces.Face(blank, blank, light, light, height, blank, masks)
     records = evaluation.observations(v, same, truth)
     assert list(records) == [1, 2, 3, 4, 5]  # growth needs several M
-    values = {number: record["value"] for number, record in records.items()}
+    values = {n: record["uncentred"]["value"] for n, record in records.items()}
     # Entropies 0, 0 and 1 of the three active branches.
     assert_allclose(values[1], 1 / 3, rtol=1e-5)
     # In the eyes 0 and 2 are active, in the fur 1 and 2: two of four in each.
     assert_allclose(values[2], 0.5)
-    assert_allclose(values[3], 0.5)
-    assert values[4] == 1
+    assert_allclose(values[3], 1 / 3, rtol=1e-6)  # half of the parts for 0 and 1
+    assert values[4] == 0.25
     # By hand: <v0, v2> = 2 * 2, <v1, v2> = 3 * 4; squares 8, 36 and 6.
     rho = (4 / np.sqrt(8 * 6) + 12 / np.sqrt(36 * 6) + 0) / 3
     assert_allclose(values[5], rho, rtol=1e-5)
-    initial = [records[number]["initial"] for number in range(1, 6)]
-    assert_allclose(initial, [1, 1, 0, 0, 1], atol=1e-5)
+    # Before training all are constant: none is active without its mean.
+    assert np.isnan([records[n]["initial"] for n in range(1, 6)]).all()
+    assert np.isnan(records[5]["beside"]["change"]["value"])
+    centred = v - v.mean(1, keepdims=True)
+    energy = (centred**2).sum(-1)
+    mean = np.stack([energy[:3, mask].mean(1) for mask in masks.values()], 1)
+    p = mean / mean.sum(1, keepdims=True)
+    entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(1).mean() / np.log(2)
+    assert_allclose(records[1]["value"], entropy, rtol=1e-5)
+    assert records[4]["value"] == 0.25
     assert {record["holds"] for record in records.values()} == {None}
+    assert {record["networks"] for record in records.values()} == {1}
     assert evaluation.observations(v, same, None) == {}
 
 

@@ -1,9 +1,11 @@
 import dataclasses
+from typing import Literal
 
 import pytest
 from configs import Config
 
 from bspec_jax import runs
+from bspec_jax.storage.errors import UserError
 
 
 def test_flags_are_checked_with_their_names():
@@ -40,3 +42,16 @@ def test_flags_of_figures_do_not_count_as_settings(tmp_path):
     runs.start(Shown(workdir=tmp_path), "thing")
     assert Shown().settings() == {"seed": 0, "size": 3}
     runs.start(Shown(workdir=tmp_path, resume=True, colour="blue"), "thing")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optional(runs.RunConfig):
+    shape: Literal["round", "square"] | None = None
+    count: int | None = None
+
+
+def test_flags_that_may_be_missing_are_read_again():
+    for config in (Optional(), Optional(shape="square", count=3)):
+        assert Optional.from_settings(config.settings()) == config
+    with pytest.raises(UserError, match="damaged: --shape is 'flat'"):
+        Optional.from_settings({"shape": "flat"})

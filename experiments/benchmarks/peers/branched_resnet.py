@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from bspec_jax.classifier.resnet import BLOCKS, STRIDES
+from bspec_jax.classifier.branches import BLOCKS, STRIDES
 
 EPSILON = 1e-5  # of BatchNorm, as in Flax
 

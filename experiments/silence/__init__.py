@@ -1,0 +1,1 @@
+"""When branches fall silent: decay, rate, depth and M on real images."""
