@@ -1,6 +1,6 @@
 """Stacked responses v, `[M, N, ...]`: means, norms, energies, covariance."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,18 +38,25 @@ def response_norms(responses: Float[ArrayLike, "M N *C"]) -> Float[Array, " M"]:
     return scale[:, 0] * jnp.linalg.norm(matrix / scale, axis=1)
 
 
-def centred(responses: Float[ArrayLike, "M N *C"]) -> Float[Array, "M N *C"]:
-    """The responses without each branch's mean over the examples, output by output.
+def centred(
+    responses: Float[ArrayLike, "M N *C"], about: Literal["mean", "median"] = "mean"
+) -> Float[Array, "M N *C"]:
+    """The responses without each branch's constant output.
 
     Removes what a branch says whatever its input is, such as the output bias that a
-    silent branch keeps. A branch that is constant becomes exactly zero. One that
-    responds in one of R equal regions alone then responds in all, outside of it by
-    -1 / (R - 1) of its response there.
+    silent branch keeps. A branch that is constant becomes exactly zero.
+
+    Args:
+      about: the constant, for each output: its mean over the examples, which leaves
+        the smallest norm, or its median. The median tells where a branch responds: of
+        one that responds in a single one of R >= 3 equal regions, the mean would leave
+        -1 / (R - 1) of that response in all others.
     """
     responses = stacked(responses)
     # The mean of equal numbers is rounded, but not that of their differences.
     differences = responses - responses[:, :1]
-    return differences - differences.mean(axis=1, keepdims=True)
+    constant = {"mean": jnp.mean, "median": jnp.median}[about]
+    return differences - constant(differences, axis=1, keepdims=True)
 
 
 def input_regions(inputs: ArrayLike) -> Int[np.ndarray, " N"]:

@@ -5,9 +5,9 @@ Everything here is a jittable function of the stacked responses v, `[M, N, ...]`
 Branches that are all zero change a measure only through M. Networks of different sizes
 can therefore be padded to one shape and measured in one call (see `num_branches`).
 
-Measures are of the responses as they are, as in the paper, or after each branch's mean
-output over the data is removed (`centred`): a silent branch keeps its output bias, and
-that constant can hide its silence.
+Measures are of the responses as they are, as in the paper, or after each branch's
+constant output is removed (`centred`): a silent branch keeps its output bias, and that
+constant can hide its silence.
 
 Responses that are not finite make every measure that depends on them NaN, counts too.
 A mask of branches cannot be NaN: where the responses are known, it is refused; under
@@ -58,6 +58,7 @@ __all__ = [
     "null_correlation",
     "region_energy",
     "region_entropy",
+    "regional",
     "response_matrix",
     "response_norms",
     "specialization_index",
@@ -182,11 +183,11 @@ def measure(
 
     Args:
       responses: v; one output of a network that has several.
-      energy: of each branch in each region; by default every example is a region. With
-        the rule "centred" it must be that of `centred(v)`.
+      energy: of each branch in each region; by default every example is a region. It
+        must be that of `regional(v, rule)`.
       num_branches: M, if `responses` is padded with branches of zeros.
       rule, threshold: what counts as active; see `active_branches`. With "centred",
-        everything is measured on `centred(v)`.
+        norms, correlations and S are those of `centred(v)`, too.
 
     Returns:
       The measures, a pytree. None is NaN for finite responses; all are if a response is
@@ -200,7 +201,9 @@ def measure(
     # All measures are invariant to scale; at this one no square over- or underflows.
     responses = _as_the_rule_sees_it(responses, rule)
     m = _num_branches(num_branches, len(responses), responses.dtype)
-    energy = example_energy(responses) if energy is None else region_energies(energy)
+    if energy is None:
+        energy = example_energy(regional(responses, rule))
+    energy = region_energies(energy)
     if len(energy) != len(responses):
         raise ValueError(
             f"`energy` is of {len(energy)} branches, `responses` of {len(responses)}"
@@ -231,6 +234,17 @@ def measure(
         rho,
         pairs,
     )
+
+
+def regional(
+    responses: Float[ArrayLike, "M N *C"], rule: ActivityRule
+) -> Float[Array, "M N *C"]:
+    """The responses whose energy in a region tells whether a branch is active there.
+
+    By the rule "centred" without each branch's median output (see `centred`): what it
+    gives in most regions is none of its own. By all others as they are.
+    """
+    return centred(responses, "median") if rule == "centred" else stacked(responses)
 
 
 def null_correlation(

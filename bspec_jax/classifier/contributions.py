@@ -81,7 +81,7 @@ class Ablation(NamedTuple):
     full: float
     without: list[float]  # each branch, `[M]`
     alone: list[float]  # each branch on its own, `[M]`
-    without_silent: float  # all silent branches at once
+    without_silent: float  # all silent branches at once, but for their mean outputs
     order: list[int]  # branches by response norm, largest first
     kept: list[float]  # the first 1, 2 ... M of `order`, `[M]`
 
@@ -102,15 +102,19 @@ def ablation(
     labels: Int[np.ndarray, " N"],
     active: Bool[np.ndarray, " M"],
 ) -> Ablation:
-    """Accuracy without each branch, with it alone, and without all silent branches."""
+    """Accuracy without each branch, with it alone, and without all silent branches.
+
+    What all silent branches say together moves the sum, but is constant: of these, only
+    what depends on the example is left out, as by `pruning.prune`.
+    """
     f = responses.sum(0)
+    silent = responses[~active].sum(0)
     order = np.argsort(-np.linalg.norm(responses, axis=(1, 2)), kind="stable")
     return Ablation(
         full=accuracy(f, labels),
         without=[accuracy(f - v, labels) for v in responses],
         alone=[accuracy(v, labels) for v in responses],
-        # NaN in any branch stay.
-        without_silent=accuracy(responses[active].sum(0) + 0 * f, labels),
+        without_silent=accuracy(f - silent + silent.mean(0), labels),
         order=order.tolist(),
         kept=[accuracy(total, labels) for total in np.cumsum(responses[order], 0)],
     )

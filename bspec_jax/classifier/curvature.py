@@ -67,7 +67,9 @@ def stages(
       images: that the network was trained on.
     """
     folder, _ = checkpoints.find(path, MAIN)
-    wanted = {*kept_steps(trained.step).values()} & {*checkpoints.steps(folder)}
+    wanted = {*kept_steps(trained.spec.steps or trained.step).values()} & {
+        *checkpoints.steps(folder)
+    }
     found = []
     for step in sorted(wanted | {trained.step}):
         kept = trained if step == trained.step else load(folder / str(step))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from bspec_jax.analysis import specialization as sp
@@ -100,7 +101,7 @@ def analyse(
     }
 
 
-def _class_energy(v: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _class_energy(v: ArrayLike, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The classes that occur, and each branch's mean energy in them, `[M, classes]`."""
     present, regions = np.unique(labels, return_inverse=True)
     return present, np.asarray(sp.region_energy(v, regions, len(present)))
@@ -115,8 +116,8 @@ def _enrichment(
 
 
 def active_branches(v: Float[np.ndarray, "M N C"]) -> Bool[np.ndarray, " M"]:
-    """Which branches are active; none is known to be if responses are not finite."""
-    return np.asarray(sp.activity(v)) == 1
+    """Which branches are active by the centred rule; none if that is not known."""
+    return np.asarray(sp.activity(v, rule="centred")) == 1
 
 
 def measure_network(
@@ -219,8 +220,8 @@ def _observations(
             "active_interval": norm["interval"],
             "active_centred": centred["mean"],
             "active_centred_interval": centred["interval"],
-            "silent": measures["norm"]["converged"]["num_silent"]["mean"],
-            "control_active": measures["norm"]["control"]["num_active"]["mean"],
+            "silent": measures["centred"]["converged"]["num_silent"]["mean"],
+            "control_active": measures["centred"]["control"]["num_active"]["mean"],
         },
     }
 
@@ -265,5 +266,5 @@ def _measure(
     """Measures by class; undefined without responses."""
     if v is None:
         return sp.Specialization(*[np.nan] * len(sp.Specialization._fields))
-    seen = np.asarray(sp.centred(v)) if rule == "centred" else v
-    return sp.measure(v, energy=_class_energy(seen, labels)[1], rule=rule)
+    _, energy = _class_energy(sp.regional(v, rule), labels)
+    return sp.measure(v, energy=energy, rule=rule)

@@ -31,8 +31,9 @@ Numbers = Sequence[float | int | None] | np.ndarray
 def active_against_branches(sweep: Mapping) -> Figure:
     """Figure 5.1: active and silent branches against M, both axes logarithmic.
 
-    With intervals over networks, where there are any. Zero, which has no logarithm, is
-    drawn at 1/2 and labelled 0.
+    By the centred rule, with the active ones by the paper's norm beside it. With
+    intervals over networks, where there are any. Zero, which has no logarithm, is drawn
+    at 1/2 and labelled 0.
     """
     figure = Figure(figsize=(4.6, 3.4))
     ax = figure.subplots()
@@ -40,8 +41,8 @@ def active_against_branches(sweep: Mapping) -> Figure:
     ax.plot(branches, branches, color="0.8", lw=1, ls=":", label="all $M$")
     series = (
         ("active in the control", "o-", "0.75", 5, "control_active"),
-        ("active", "o-", COLOURS[0], 1.5, "active"),
-        ("active, centred", "o--", COLOURS[2], 1.5, "active_centred"),
+        ("active", "o-", COLOURS[0], 1.5, "active_centred"),
+        ("active, norm", "o--", COLOURS[2], 1.5, "active"),
         ("silent", "s-", COLOURS[1], 1.5, "silent"),
     )
     for label, style, colour, width, name in series:
@@ -127,14 +128,14 @@ def branch_outputs(network: Mapping, classes: Sequence[str]) -> Figure:
         figure.colorbar(image, ax=ax, label=label, pad=0.02)
     left.set_title("output for the true class")
     right.set_title("size of the response")
-    title = (
-        f"$M = {network['branches']}$: {undefined(network['active'])} active and "
-        f"{undefined(network['silent'])} silent branches"
-    )
-    if (centred := network.get("active_centred")) is not None:
-        title += f" ({centred} active by the centred rule)"
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(count_of_active(network), fontsize=10)
     return figure
+
+
+def count_of_active(network: Mapping) -> str:
+    """M, and the active branches by the centred rule and by the paper's."""
+    centred, norm = (undefined(network[k]) for k in ("active_centred", "active"))
+    return f"$M = {network['branches']}$: {centred} active ({norm} by norm)"
 
 
 @styled
@@ -159,8 +160,7 @@ def branch_outputs_sweep(networks: Sequence[Mapping], classes: Sequence[str]) ->
         left.set_xticks([])
         left.set_yticks(range(0, len(outputs), max(1, len(outputs) // 8)))
         left.set(
-            title=f"$M = {network['branches']}$: {undefined(network['active'])} "
-            f"active, {undefined(network['silent'])} silent",
+            title=count_of_active(network),
             ylabel="branch $k$",
         )
         figure.colorbar(image, ax=left, pad=0.01)

@@ -93,9 +93,9 @@ def silence_norms(example: Mapping) -> Figure:
 
     Args:
       example: `degree`, `decay_budget` `[R]`, `centred_norms` `[M, R]`, `layer_norms`
-        `[M, L, R]` and `silent` `[M]`.
+        `[M, L, R]` and `is_silent` `[M]`.
     """
-    beta, silent = floats(example["decay_budget"]), np.array(example["silent"])
+    beta, silent = floats(example["decay_budget"]), np.array(example["is_silent"])
     figure = Figure(figsize=(7.2, 3.4))
     left, right = figure.subplots(1, 2)
     panels = (
@@ -140,7 +140,9 @@ def silence_heat_map(grid: Mapping) -> Figure:
         figure.subplots(1, 2, sharey=True), panels, strict=True
     ):
         finite = values[np.isfinite(values)]
-        low, high = limits or (finite.min(initial=1), finite.max(initial=0))
+        if limits is None and finite.size:
+            limits = finite.min(), finite.max()
+        low, high = limits or (0, 1)
         norm = Normalize(low, high)
         ax.imshow(values, cmap=cmap, norm=norm, origin="lower", aspect="auto")
         for (i, j), value in np.ndenumerate(values):

@@ -229,8 +229,8 @@ def observations(
     undefined = Specialization(*[np.nan] * len(Specialization._fields))
 
     def measured(v, rule):
-        seen = np.asarray(sp.centred(v)) if rule == "centred" else v
-        return sp.measure(v, energy=part_energy(seen, truth.masks), rule=rule)
+        energy = part_energy(np.asarray(sp.regional(v, rule)), truth.masks)
+        return sp.measure(v, energy=energy, rule=rule)
 
     def stages(rule):
         null = sp.null_correlation(v, jax.random.key(0), rule=rule)

@@ -27,7 +27,7 @@ from bspec_jax.storage import checkpoints
 from bspec_jax.storage.errors import UserError, flag, notify
 from bspec_jax.storage.files import read_json, to_json, write_json
 
-SCHEMA = 2  # of a run's files
+SCHEMA = 3  # of a run's files
 READ_BY = {1: "0.1"}  # the version that reads an older schema
 UNFINISHED = "unfinished"
 DATA = "data.json"

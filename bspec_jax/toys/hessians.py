@@ -27,6 +27,7 @@ from bspec_jax.analysis.vanishing import (
     THRESHOLDS,
     VANISHED,
     FactorScales,
+    beyond_start,
     factor_scales,
     vanishing_shares,
 )
@@ -71,7 +72,7 @@ class HessianMeasures(NamedTuple):
     gradient: Float[np.ndarray, "thresholds T"]
     orthogonal: Float[np.ndarray, "thresholds T"]
     collaborative: Float[np.ndarray, "thresholds T"]  # share of small ||D_collab||
-    vanishing_distributive: Float[np.ndarray, " T"]  # at 5e-2, less that at the start
+    vanishing_distributive: Float[np.ndarray, " T"]  # at 5e-2, `beyond_start`
     gradient_norm: Float[np.ndarray, " T"]  # relative to its initial norm
     block_norms: Float[np.ndarray, "M M T"] | None  # by descending own block
     spectrum: Float[np.ndarray, "MP T"] | None
@@ -225,7 +226,7 @@ def _factors(
     return {
         **shares._asdict(),
         "collaborative": collaborative,
-        "vanishing_distributive": vanishing - initial.vanishing,
+        "vanishing_distributive": beyond_start(vanishing, initial.vanishing),
         "gradient_norm": gradient_norm / initial.gradient_norm,
         "scales": initial,
     }

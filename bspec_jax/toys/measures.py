@@ -15,11 +15,11 @@ from bspec_jax.analysis.observations import quarter_index
 from bspec_jax.analysis.specialization import (
     ActivityRule,
     Specialization,
-    centred,
     input_regions,
     measure,
     null_correlation,
     region_energy,
+    regional,
 )
 from bspec_jax.analysis.statistics import rate_interval
 from bspec_jax.analysis.verdicts import OBSERVATIONS
@@ -59,8 +59,7 @@ def measure_trials(
 @partial(jax.jit, static_argnames=("num_regions", "rule", "threshold"))
 def _measure_chunk(regions, responses, num_branches, *, num_regions, rule, threshold):
     def measure_trial(v, m):
-        seen = centred(v) if rule == "centred" else v
-        energy = region_energy(seen, regions, num_regions)
+        energy = region_energy(regional(v, rule), regions, num_regions)
         options = {"rule": rule, "threshold": threshold}
         return Specialization(*measure(v, energy=energy, num_branches=m, **options))
 

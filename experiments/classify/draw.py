@@ -76,7 +76,7 @@ def draw_ablation(results: dict) -> Figure:
         ablation.points_lost,
         ablation.kept,
         ablation.alone_in_order,
-        results["active"],
+        results["active_centred"],
     )
 
 

@@ -76,8 +76,8 @@ ALSO = {
     5: " The threshold alone decides.",
     6: " The two M must not differ in success by more than 0.5 points, by interval. "
     "Start and control are shown, not compared: the control grows with M.",
-    "section8": " Among examples that are still to be learnt, less the share at the "
-    "start. There is no control.",
+    "section8": " Among examples that are still to be learnt, and beyond the share "
+    "at the start. There is no control.",
 }
 # What stands beside a measure, in words.
 BESIDE = {

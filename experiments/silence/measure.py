@@ -77,5 +77,5 @@ def example(cell: Cell) -> dict[str, Any]:
         "norms": cell.records["norms"][:, 0].T,
         "centred_norms": cell.records["centred_norms"][:, 0].T,
         "layer_norms": np.moveaxis(cell.records["layer_norms"][:, 0], 0, -1),
-        "silent": cell.is_silent()[0],
+        "is_silent": cell.is_silent()[0],
     }

@@ -36,6 +36,7 @@ def network():
     return {
         "branches": M,
         "active": 3,
+        "active_centred": 2,
         "silent": 1,
         "class_outputs": matrix(M, C),
         "class_norms": matrix(M, C),
@@ -44,8 +45,27 @@ def network():
 
 
 def sweep():
-    counts = {key: [1.0, 2.0] for key in ("active", "silent", "control_active")}
+    keys = ("active", "active_centred", "silent", "control_active")
+    counts = {key: [1.0, 2.0] for key in keys}
     return {"branches": [1, 4], "repeats": 3, **counts}
+
+
+def shares(points):
+    return {
+        "decay_budget": [5.0 * i for i in range(points)],
+        "active_share": [0.5] * points,
+        "active_share_interval": [[0.4, 0.6]] * points,
+    }
+
+
+def silence_example(branches=M):
+    return {
+        "degree": 3,
+        "decay_budget": [0.1, 1.0],
+        "centred_norms": [[1.0, 0.5]] * branches,
+        "layer_norms": [[[1.0, 0.2], [0.5, 0.1]]] * branches,
+        "is_silent": [False, True, True, False][:branches],
+    }
 
 
 def training_curves():
@@ -255,6 +275,30 @@ ARGUMENTS = {
         segment_results(classes),
         {"components": "components"},
     ),
+    "silence_against_branches": lambda classes: (
+        {
+            name: {
+                "branches": [2, 8],
+                **dict.fromkeys(
+                    ("active", "silent"),
+                    {"mean": [0.0, 4.0], "interval": [[0.0, 0.0], [3.0, 5.0]]},
+                ),
+            }
+            for name in ("no weight decay", "weight decay 0.001")
+        },
+    ),
+    "silence_against_budget": lambda classes: (
+        {"degree 1": shares(4) | {"ends": shares(2)}},
+    ),
+    "silence_heat_map": lambda classes: (
+        {
+            "decays": [0.0, 0.001],
+            "learning_rates": [0.1, 0.4],
+            "active_share": matrix(2, 2),
+            "accuracy": matrix(2, 2),
+        },
+    ),
+    "silence_norms": lambda classes: (silence_example(),),
     "segmentation_steps": lambda classes: (segment_arrays(), classes),
     "segmentations": lambda classes: (
         segment_arrays()["images"],
@@ -336,8 +380,8 @@ def test_the_user_s_latex_is_not_used():
         )
 
 
-NULLABLE_COUNTS = ("active", "silent")
-KEPT = {"threshold", "epoch"}  # never null
+NULLABLE_COUNTS = ("active", "active_centred", "silent")
+KEPT = {"threshold", "epoch", "decays", "learning_rates"}  # never null
 
 
 def nulls(value, key=None):
@@ -369,6 +413,7 @@ ONE_BRANCH = {
     **network(),
     "branches": 1,
     "active": 0,
+    "active_centred": 0,
     "silent": 1,
     "class_outputs": [[0.0] * C],
     "class_norms": [[0.0] * C],
@@ -436,6 +481,8 @@ for of_one_m in (SINGLE_M["control"], SINGLE_M["stages"][0]["measures"]):
                 0.02,
             ),
         ),
+        ("silence_against_budget", ({"degree 1": shares(1) | {"ends": shares(1)}},)),
+        ("silence_norms", (silence_example(1),)),
         ("transfer_rates", (ONE_COMPONENT,)),
         (
             "toy_covariances",
