@@ -5,6 +5,8 @@ on the sizes of the responses: ridge for d = 1, a group lasso for d = 2, and con
 sparse over branches, from d = 3 on. Derivations and predictions: `docs/silence.md`.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -54,6 +56,18 @@ def growth_ratio(
     """
     decay = jnp.asarray(weight_decay)[..., None] * jnp.asarray(squared_norm)
     return jnp.asarray(growth) / jnp.where(decay == 0, jnp.nan, decay)
+
+
+def earliest_silence(degree: int, threshold: float = 0.1) -> float | None:
+    """The decay budget after which decay alone makes a branch silent; None if never.
+
+    beta = ln(1 / threshold) / d, in which a branch of the size of the others falls to
+    `threshold` of them if it gets no gradient and they rest. Below degree 3 silence is
+    no state that absorbs, so that gradient never ceases.
+
+    Source: docs/silence.md.
+    """
+    return math.log(1 / threshold) / degree if degree >= 3 else None
 
 
 def layer_norms(params: Tree) -> dict[str, Float[Array, " M"]]:

@@ -58,8 +58,9 @@ def silence_against_budget(curves: Mapping[str, Mapping]) -> Figure:
 
     Args:
       curves: by name: `decay_budget`, `active_share` and `active_share_interval` along
-        one training, and `ends`, the same three at the end of trainings of other
-        decays.
+        one training; `ends`, the same three at the end of trainings of other decays;
+        and `earliest`, the budget by which decay alone silences a branch, None if it
+        never does.
     """
     figure = Figure(figsize=(6.4, 3.4))
     ax = figure.subplots()
@@ -73,13 +74,18 @@ def silence_against_budget(curves: Mapping[str, Mapping]) -> Figure:
         error = np.abs(intervals(ends["active_share_interval"]).T - mean)
         style = {"fmt": "o", "ms": 4, "color": colour, "lw": 1, "mfc": "white"}
         ax.errorbar(floats(ends["decay_budget"]), mean, error, **style)
+        if curve["earliest"] is not None:
+            ax.axvline(curve["earliest"], color=colour, lw=1, ls=":")
     ax.set(
         title="Decay silences branches of degree 3 and more",
         xlabel=r"decay budget $\beta = \lambda \sum_t \eta_t / (1 - \mu)$",
         ylabel="share of active branches",
         ylim=(0, 1.05),
     )
-    note = "lines: along training\ndots: the ends of\ntrainings by decay"
+    note = (
+        "lines: along training\ndots: the ends of\ntrainings by decay\n"
+        r"dotted: $\beta = \ln(10) / d$"
+    )
     ax.legend(title=note, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

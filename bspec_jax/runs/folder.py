@@ -28,7 +28,7 @@ from bspec_jax.storage.errors import UserError, flag, notify
 from bspec_jax.storage.files import read_json, to_json, write_json
 
 SCHEMA = 3  # of a run's files
-READ_BY = {1: "0.1"}  # the version that reads an older schema
+READ_BY = {1: "0.1", 2: "0.3"}  # the version that reads an older schema
 UNFINISHED = "unfinished"
 DATA = "data.json"
 AGAIN = "move it away and resume the run, or start another"

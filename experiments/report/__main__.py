@@ -2,11 +2,13 @@
 
     python -m experiments.report runs/toy/* runs/hessian/* docs/runs/*
 
-Takes any runs of toy, hessian, classify, class_transfer, segment and applications and
-writes report.html, which needs no other file; report.md, which links to the figures of
-the runs; and report.json. Each observation is listed with the measurements of every run
-that makes one and with a verdict by thresholds fixed in advance; observation 8 has one
-for each level. Runs that are missing, unfinished or damaged are named. Takes seconds.
+Takes any runs of toy, hessian, classify, silence, class_transfer, segment and
+applications and writes report.html, which needs no other file; report.md, which links
+to the figures of the runs; and report.json. Each observation is listed with the
+measurements of every run that makes one and with a verdict by thresholds fixed in
+advance; observation 8 has one for each level. Predictions of when branches fall silent
+stand beside what runs of silence measured. Runs that are missing, unfinished or damaged
+are named. Takes seconds.
 """
 
 import dataclasses
@@ -23,7 +25,14 @@ from bspec_jax.storage.errors import UserError, in_one_line
 from bspec_jax.storage.files import write_json
 from experiments.report.conclusions import conclusions, findings, verdicts
 from experiments.report.finished import FinishedRun, load_runs
-from experiments.report.page import ARCHITECTURE, page, row, row_of_run, to_html
+from experiments.report.page import (
+    ARCHITECTURE,
+    page,
+    predictions,
+    row,
+    row_of_run,
+    to_html,
+)
 
 NAME = "python -m experiments.report"
 DRAWN_BRANCHES = 4  # in Figure 1
@@ -113,6 +122,7 @@ def check(run: FinishedRun) -> None:
     conclusions(findings(run))
     for finding in findings(run):
         row(finding)
+    predictions([run])
     row_of_run(run)
     for path in run.figures:
         with Image.open(path) as image:

@@ -15,6 +15,7 @@ EXPERIMENTS = (
     "toy",
     "hessian",
     "classify",
+    "silence",
     "class_transfer",
     "segment",
     "applications",

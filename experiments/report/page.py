@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from markdown_it import MarkdownIt
 
-from bspec_jax.analysis.verdicts import OBSERVATIONS, ONE
+from bspec_jax.analysis.verdicts import OBSERVATIONS, ONE, VERDICTS
 from experiments.report.conclusions import Finding, verdicts
 from experiments.report.finished import EXPERIMENTS, FinishedRun
 from experiments.report.markup import code, plain
@@ -122,6 +122,7 @@ def page(
             "## The observations",
             "",
             *observations(concluded),
+            *predictions(runs),
             *figures_of_paper(runs, folder),
             *other_figures(runs, folder),
             *table_of_runs(runs),
@@ -165,6 +166,37 @@ def observations(concluded: Mapping[int | str, Mapping]) -> list[str]:
             "",
         ]
     return lines
+
+
+def predictions(runs: Sequence[FinishedRun]) -> list[str]:
+    """What the theory of silence predicted, and what the runs that test it say."""
+    tested = [run for run in runs if "predictions" in run.results]
+    if not tested:
+        return []
+    lines = [
+        "## Predictions of when branches fall silent",
+        "",
+        "Written down before any run. A prediction holds if the interval over seeds "
+        "lies within what was expected, and fails if it lies outside.",
+        "",
+        "| | prediction | run | setting | measure | expected | value | interval | |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for run in tested:
+        for row in run.results["predictions"]:
+            cells = (
+                row["prediction"],
+                row["claim"],
+                code(run.name, in_table=True),
+                plain(row["setting"]),
+                row["measure"],
+                " to ".join(number(bound, 3) for bound in row["expected"]),
+                number(row["value"], 3),
+                interval(row) or "none",
+                VERDICTS[row["holds"]],
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def title(key: int | str) -> str:

@@ -18,14 +18,13 @@ import time
 import numpy as np
 
 from bspec_jax import data, runs
+from bspec_jax.analysis.verdicts import VERDICTS
 from experiments.silence.config import NAME, Config
 from experiments.silence.draw import draw
 from experiments.silence.grid import groups
 from experiments.silence.measure import measure
 from experiments.silence.train import finish, load_data
 from experiments.tables import number
-
-VERDICTS = {True: "holds", False: "fails", None: "undecided"}
 
 
 def main(config: Config) -> None:

@@ -6,7 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bspec_jax import figures
+from bspec_jax.analysis.silence import earliest_silence
 from bspec_jax.analysis.statistics import mean_interval
+from bspec_jax.storage import files
 
 
 def draw(results: dict) -> dict[str, Figure]:
@@ -42,12 +44,14 @@ def by_degree(cells: Sequence[Mapping], config: Mapping) -> dict[str, dict]:
     for cell in sorted(chosen(cells, config, "depth"), key=lambda c: c["depth"]):
         others = chosen(cells, config | {"depth": cell["depth"]}, "decay")
         mean, interval = share([c["active_centred"] for c in others], cell["branches"])
-        curves[f"degree {cell['degree']}"] = cell["along_training"] | {
+        degree = cell["degree"]
+        curves[f"degree {degree}"] = cell["along_training"] | {
+            "earliest": earliest_silence(degree),
             "ends": {
                 "decay_budget": [c["decay_budget"] for c in others],
                 "active_share": mean,
                 "active_share_interval": interval,
-            }
+            },
         }
     return curves
 
@@ -92,13 +96,13 @@ def by_decay_and_rate(cells: Sequence[Mapping], config: Mapping) -> dict | None:
     }
 
 
-def share(active: Sequence, branches: int) -> tuple[np.ndarray, np.ndarray]:
+def share(active: Sequence, branches: int) -> list[list]:
     """Mean share of active branches and its interval, for each list over seeds."""
-    mean, interval = mean_interval(np.array(active, float) / branches)
-    return mean, interval.clip(0, 1)
+    mean, interval = mean_interval(np.array(active, float) / branches, bounds=(0, 1))
+    return files.to_json((mean, interval))
 
 
-def summary(values: Sequence) -> dict[str, np.ndarray]:
+def summary(values: Sequence) -> dict[str, list]:
     """Mean and 95 % interval over the last axis."""
-    mean, interval = mean_interval(np.array(values))
-    return {"mean": mean, "interval": interval}
+    mean, interval = mean_interval(np.array(values), bounds=(0, np.inf))
+    return files.to_json({"mean": mean, "interval": interval})

@@ -25,6 +25,8 @@ from experiments.silence.config import RECORDS, Config
 ENOUGH = 5  # decay budget from which branches should be silent
 THRESHOLD_EXAMPLES = 5000  # that lambda* is computed from
 TRAINS = 0.5  # accuracy relative to the best network's
+FITTED = 0.99  # training accuracy
+ENOUGH_WITH_BATCH_NORM = 20
 
 
 class Prediction(NamedTuple):
@@ -54,6 +56,8 @@ PREDICTIONS = {
         "degree 2, decay below a third of lambda*: none silent", "silent share", 0, 0
     ),
     "8b": Prediction("beyond lambda*: all silent", "largest norm", 0, 1e-3),
+    "9a": Prediction("BatchNorm, data not fitted: none silent", "silent share", 0, 0),
+    "9b": Prediction("BatchNorm, data fitted: some silent", "silent share", 1e-6, 1),
     "10a": Prediction("norms at 5 % tell survivors", "AUC", 0.85, 1),
     "10b": Prediction("at the start they do not", "AUC", 0, 0.75),
     "11": Prediction("silent branches are worth nothing", "accuracy lost", -1, 1e-3),
@@ -103,6 +107,7 @@ def evaluate(
         *growth(config, at_rate),
         *one_curve(config, plain),
         *threshold(config, at_rate, dataset),
+        *batch_norm(cells),
     ]
     for cell in at_rate:
         if cell.weight_decay == config.weight_decay and cell.group.degree >= 3:
@@ -122,7 +127,7 @@ def degrees(config: Config, cells: Sequence[Cell]) -> Iterator[dict]:
 
 def without_decay(cells: Sequence[Cell]) -> Iterator[dict]:
     """2: networks without decay, at every rate that trains."""
-    best = max(np.nanmean(cell.trained.accuracy) for cell in cells)
+    best = max((np.nanmean(cell.trained.accuracy) for cell in cells), default=0)
     for cell in cells:
         trains = np.nanmean(cell.trained.accuracy) >= TRAINS * best
         if cell.weight_decay == 0 and trains:
@@ -175,6 +180,18 @@ def threshold(
             yield row("8b", where, sizes / np.sqrt(len(dataset.test.labels)))
 
 
+def batch_norm(cells: Sequence[Cell]) -> Iterator[dict]:
+    """9: networks with BatchNorm and decay, by whether they fit their data."""
+    for cell in cells:
+        if cell.group.normalisation != "batch" or not cell.weight_decay:
+            continue
+        fitted = cell.records["train_accuracy"][-1].mean() >= FITTED
+        if not fitted:
+            yield row("9a", setting(cell), cell.silent_share)
+        elif cell.budget[-1] >= ENOUGH_WITH_BATCH_NORM:
+            yield row("9b", setting(cell), cell.silent_share)
+
+
 def lambda_star(config: Config, dataset: data.Dataset) -> float:
     """`silence_threshold` of the training images, at an output of 0.
 
@@ -206,8 +223,9 @@ def silent_branches(config: Config, cell: Cell) -> Iterator[dict]:
     with np.errstate(divide="ignore", invalid="ignore"):
         layers = slope(x, np.log(records["layer_norms"][late])).mean(-1)
         response = slope(x, np.log(records["centred_norms"][late]))
-    yield row("4a", where, over(silent, layers))
-    yield row("4b", where, over(silent, response / cell.group.degree))
+    if config.skip_biases:
+        yield row("4a", where, over(silent, layers))
+        yield row("4b", where, over(silent, response / cell.group.degree))
     norms = records["layer_norms"][-1]
     yield row("5", where, over(silent, norms.max(-1) / norms.min(-1)))
     last = slice(-max(1, RECORDS // 10), None)
@@ -236,8 +254,10 @@ def setting(cell: Cell) -> str:
     """A cell's setting, in words."""
     group = cell.group
     scale = "" if cell.init_scale == 1 else f", init {cell.init_scale:g}"
+    plain = group.normalisation == "none"
+    layers = "" if plain else f" of {group.depth} layers with BatchNorm"
     return (
-        f"{group.branch}, degree {group.degree}, M = {group.branches}, decay "
+        f"{group.branch}{layers}, degree {group.degree}, M = {group.branches}, decay "
         f"{cell.weight_decay:g}, rate {cell.learning_rate:g}{scale}, beta "
         f"{cell.budget[-1]:.3g}"
     )

@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose
 from typechecks import without_type_checks
 
 from bspec_jax.analysis.silence import (
+    earliest_silence,
     growth,
     growth_ratio,
     layer_norms,
@@ -136,3 +137,11 @@ def test_wrong_shapes_are_refused():
         pytest.raises(ValueError, match=r"\[N, D\]"),
     ):
         silence_threshold(np.ones((3, 2)), np.ones((4, 2)), jax.random.key(0))
+
+
+def test_decay_alone_silences_at_the_earliest_budget():
+    for degree in (3, 5):
+        size = np.exp(-degree * earliest_silence(degree, threshold=0.2))
+        assert_allclose(size, 0.2)
+    assert_allclose(earliest_silence(3), np.log(10) / 3)
+    assert earliest_silence(2) is None

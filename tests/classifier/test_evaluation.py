@@ -69,7 +69,7 @@ def test_classes_weigh_alike_and_missing_ones_do_not_count(jobs, responses):
         entropies = []
         for r in range(REPEATS):
             v = responses[name(8, r)].trained.astype(float)
-            v = v - v.mean(1, keepdims=True) if centred else v
+            v = v - np.median(v, 1, keepdims=True) if centred else v
             energy = (v**2).sum(-1)
             mean = np.stack([energy[:, c == LABELS].mean(1) for c in range(3)], 1)
             p = mean / mean.sum(1, keepdims=True)

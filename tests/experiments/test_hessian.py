@@ -143,7 +143,7 @@ def test_the_findings_of_a_checkpoint_are_of_one_network():
     assert_allclose(numbers, [0.95, 0.25, 0.1])
     assert_allclose(seventh["beside"]["step_effect"]["value"], 0.2)
     assert eighth["observation"] == "section8"
-    assert_allclose(eighth["value"], 0.55)
+    assert_allclose(eighth["value"], 0.55 / 0.7)
     beside = {name: found["value"] for name, found in eighth["beside"].items()}
     assert beside == {
         "vanishing_share": 0.85,

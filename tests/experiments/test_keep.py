@@ -284,7 +284,7 @@ def test_what_cannot_be_kept_leaves_nothing(finished, tmp_path):
     with pytest.raises(UserError, match=r"results\.json is damaged or incomplete"):
         keep(other, tmp_path / "kept")
     (other / "results.json").write_text(json.dumps(results | {"schema": 1}))
-    with pytest.raises(UserError, match=r"has schema 1, and this version reads 2"):
+    with pytest.raises(UserError, match=r"has schema 1, and this version reads 3"):
         keep(other, tmp_path / "kept")
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 

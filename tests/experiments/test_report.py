@@ -542,3 +542,29 @@ def test_no_folder_is_one_line():
     assert refused.returncode == 2
     assert refused.stderr.endswith("name the folders of finished runs\n")
     assert len(refused.stderr.splitlines()) == 1
+
+
+def test_predictions_of_silence_are_listed(tmp_path):
+    folder = finished_run(tmp_path / "grid", "silence")
+    path = folder / "results.json"
+    row = {
+        "prediction": "3b",
+        "claim": "without decay it does",
+        "setting": "mlp, degree 3",
+        "measure": "active(32) / active(8)",
+        "expected": [3.0, None],
+        "value": 4.0,
+        "interval": [3.9, 4.2],
+        "seeds": 5,
+        "holds": True,
+    }
+    undecided = {**row, "prediction": "1a", "interval": [None, None], "holds": None}
+    saved = json.loads(path.read_text()) | {"predictions": [row, undecided]}
+    path.write_text(json.dumps(saved))
+    report((folder,), tmp_path / "page")
+    page = (tmp_path / "page" / "report.md").read_text()
+    assert (
+        "| 3b | without decay it does | `grid` | mlp, degree 3 | active(32) / active(8)"
+        " | 3.000 to - | 4.000 | 3.900 to 4.200 | holds |" in page
+    )
+    assert "| none | undecided |" in page

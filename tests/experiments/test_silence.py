@@ -9,7 +9,7 @@ import pytest
 from helpers import check_refused, run_here, without_timing, write_idx
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bspec_jax import data
+from bspec_jax import data, runs
 from bspec_jax.classifier.recipe import decay_budget
 from bspec_jax.classifier.sweeps import Measured
 from bspec_jax.data import fashion_mnist
@@ -125,9 +125,9 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
         return record(*args)
 
     monkeypatch.setattr(train, "record", stopping)
-    with pytest.raises(SystemExit) as end:
-        run_here(experiment, *flags_for(images, tmp_path / "run"))
-    assert end.value.code == 130
+    given = [str(flag) for flag in flags_for(images, tmp_path / "run")]
+    with pytest.raises(KeyboardInterrupt):
+        experiment.main(runs.parse_flags(Config, "silence", "", args=given))
     monkeypatch.setattr(train, "record", record)
     run_here(experiment, "--workdir", tmp_path / "run", "--resume")
     resumed, whole = (without_timing(w) for w in (tmp_path / "run", finished[0]))
@@ -253,7 +253,8 @@ def silent_cell(degree=3, seeds=5):
 
 
 def test_the_predictions_of_a_network_that_follows_the_theory():
-    rows = list(predictions.silent_branches(Config(), silent_cell()))
+    bare = Config(skip_biases=True)
+    rows = list(predictions.silent_branches(bare, silent_cell()))
     values = {row["prediction"]: float(row["value"]) for row in rows}
     assert_allclose(values.pop("4a"), -1, atol=1e-6)
     assert_allclose(values.pop("4b"), -1, atol=1e-6)
@@ -262,6 +263,31 @@ def test_the_predictions_of_a_network_that_follows_the_theory():
     assert_allclose(values.pop("11"), 0.05)
     assert values == {"6b": 0, "10a": 1, "10b": values["10b"], "11b": 0}
     assert {row["prediction"]: row["holds"] for row in rows}["4a"] is True
+    rows = predictions.silent_branches(Config(), silent_cell())
+    # A slope is predicted of branches without biases only.
+    assert {row["prediction"] for row in rows}.isdisjoint({"4a", "4b"})
+
+
+def test_batch_norm_is_judged_by_whether_the_data_are_fitted():
+    cell = silent_cell()
+    group = cell.group._replace(normalisation="batch")
+    fits = {**cell.records, "train_accuracy": np.full((41, 5), 1.0)}
+    misses = {**cell.records, "train_accuracy": np.full((41, 5), 0.9)}
+    assert 0.2 < cell.budget[-1] < 20
+    long = np.array([0.0, 30.0])
+    cells = [
+        cell._replace(group=group, records=misses),
+        cell._replace(group=group, records=fits),  # of a budget that decides nothing
+        cell._replace(group=group, records=fits, budget=long),
+        cell._replace(group=group, records=fits, budget=long, weight_decay=0.0),
+        cell._replace(records=fits, budget=long),
+    ]
+    rows = list(predictions.batch_norm(cells))
+    assert [(row["prediction"], row["value"]) for row in rows] == [
+        ("9a", 0.5),
+        ("9b", 0.5),
+    ]
+    assert "of 3 layers with BatchNorm, degree 2" in rows[0]["setting"]
 
 
 def test_a_verdict_needs_an_interval():

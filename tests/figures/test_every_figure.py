@@ -279,16 +279,17 @@ ARGUMENTS = {
         {
             name: {
                 "branches": [2, 8],
-                **dict.fromkeys(
-                    ("active", "silent"),
-                    {"mean": [0.0, 4.0], "interval": [[0.0, 0.0], [3.0, 5.0]]},
-                ),
+                "active": {"mean": [2.0, 4.0], "interval": [[2.0, 2.0], [3.0, 5.0]]},
+                "silent": {"mean": [0.0, 4.0], "interval": [[0.0, 0.0], [3.0, 5.0]]},
             }
             for name in ("no weight decay", "weight decay 0.001")
         },
     ),
     "silence_against_budget": lambda classes: (
-        {"degree 1": shares(4) | {"ends": shares(2)}},
+        {
+            "degree 1": shares(4) | {"ends": shares(2), "earliest": None},
+            "degree 3": shares(4) | {"ends": shares(2), "earliest": 0.77},
+        },
     ),
     "silence_heat_map": lambda classes: (
         {
@@ -481,7 +482,10 @@ for of_one_m in (SINGLE_M["control"], SINGLE_M["stages"][0]["measures"]):
                 0.02,
             ),
         ),
-        ("silence_against_budget", ({"degree 1": shares(1) | {"ends": shares(1)}},)),
+        (
+            "silence_against_budget",
+            ({"degree 1": shares(1) | {"ends": shares(1), "earliest": None}},),
+        ),
         ("silence_norms", (silence_example(1),)),
         ("transfer_rates", (ONE_COMPONENT,)),
         (

@@ -108,7 +108,7 @@ def test_resume_of_nothing_and_of_a_damaged_run(tmp_path):
         ("{}", r"config\.json is damaged: it names no experiment"),
         ("[" * 100_000, r"config\.json is damaged: it is not JSON"),
         ('{"experiment": "thing", "schema": [2]}', r"has schema \[2\], and this"),
-        ('{"experiment": "thing", "schema": 2, "size": null}', r"--size is None"),
+        ('{"experiment": "thing", "schema": 3, "size": null}', r"--size is None"),
     ],
 )
 def test_a_damaged_config_is_said_to_be(tmp_path, monkeypatch, content, message):
@@ -204,11 +204,11 @@ def test_results_come_back_as_they_were_saved(tmp_path):
 
 def test_results_of_another_schema(tmp_path):
     files.write_json(tmp_path / "results.json", {"schema": 99})
-    message = "schema 99, and this version reads 2: a newer bspec_jax wrote it"
+    message = "schema 99, and this version reads 3: a newer bspec_jax wrote it"
     with pytest.raises(UserError, match=message):
         runs.load_results(tmp_path)
-    files.write_json(tmp_path / "results.json", {"schema": 1})
-    with pytest.raises(UserError, match=r"schema 1, .*: bspec_jax 0\.1 reads it"):
+    files.write_json(tmp_path / "results.json", {"schema": 2})
+    with pytest.raises(UserError, match=r"schema 2, .*: bspec_jax 0\.3 reads it"):
         runs.load_results(tmp_path)
 
 

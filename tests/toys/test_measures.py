@@ -26,7 +26,7 @@ def test_measures_are_those_of_each_network_alone(rule, monkeypatch):
         params = {"w": jnp.array(trained.w[:m, t]), "b": jnp.array(trained.b[:m, t])}
         x = toys.TASKS[rows.task[t]].x
         v, _ = net.responses(params, (), jnp.array(x))
-        seen = v - v.mean(1, keepdims=True) if rule == "centred" else v
+        seen = v - jnp.median(v, 1, keepdims=True) if rule == "centred" else v
         regions = [np.flatnonzero(np.array(x) == point) for point in sorted(set(x))]
         energy = jnp.stack([(seen[:, at] ** 2).mean(1) for at in regions], 1)
         alone = measure(v, energy=energy, rule=rule)
