@@ -25,6 +25,7 @@ GRIDS = {
         "weight_decay": 4e-3,
         "sweep_weight_decays": (0.0, 1e-3, 2e-3, 8e-3),
         "sweep_learning_rates": (0.025, 0.4),
+        "sweep_init_scales": (1.0,),
         "repeats": 5,
         "steps": 5000,
     },
@@ -34,6 +35,7 @@ GRIDS = {
         "weight_decay": 8e-3,
         "sweep_weight_decays": (0.0,),
         "sweep_learning_rates": (),
+        "sweep_init_scales": (),
         "repeats": 3,
         "steps": 2000,
     },
@@ -43,6 +45,7 @@ GRIDS = {
         "weight_decay": 1e-3,
         "sweep_weight_decays": (0.0, 1.25e-4, 2.5e-4, 5e-4, 2e-3, 4e-3),
         "sweep_learning_rates": (0.025, 0.05, 0.2, 0.4),
+        "sweep_init_scales": (0.25, 1.0),
         "repeats": 10,
         "steps": 40_000,
     },
@@ -107,9 +110,10 @@ class Config(ClassifierConfig):
     sweep_learning_rates: tuple[float, ...] | None = None
     """Further learning rates, at the main depth, M and initial scale with every
     decay."""
-    init_scale: float = 1.0
-    """Main scale of the initial parameters, relative to the usual one."""
-    sweep_init_scales: tuple[float, ...] = ()
+    init_scale: float = 0.5
+    """Main scale of the initial parameters, relative to the usual one. At 1 the sum of
+    many branches starts beyond the hard clamp, and some networks never come back."""
+    sweep_init_scales: tuple[float, ...] | None = None
     """Further initial scales, with the main decay and without any."""
     repeats: int | None = None
     """Networks of each kind, of different seeds."""

@@ -45,7 +45,7 @@ def flags_for(images, workdir):
         *("--branches", 4, "--sweep-branches", 2, "--sweep-depths", 1, 2),
         *("--width", 3, "--weight-decay", 0.1, "--sweep-weight-decays", 0, 0.4),
         *("--sweep-learning-rates", 0.025, "--repeats", 2, "--steps", 80),
-        *("--batch-size", 10),
+        *("--batch-size", 10, "--init-scale", 1, "--sweep-init-scales", 1),
     ]
 
 
@@ -193,6 +193,7 @@ def test_the_grid_is_a_star():
         weight_decay=0.1,
         sweep_weight_decays=(0.0, 0.2),
         sweep_learning_rates=(0.5,),
+        init_scale=1.0,
         sweep_init_scales=(2.0,),
         repeats=1,
         steps=10,
