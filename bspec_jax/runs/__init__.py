@@ -1,6 +1,8 @@
 """A run of an experiment: its flags, its command line and its folder."""
 
 from bspec_jax.runs.command_line import (
+    check_backend,
+    check_given,
     command_line,
     naming,
     one_line_when_stopped,
@@ -13,6 +15,7 @@ from bspec_jax.runs.config import (
     check_components,
     check_flag,
     check_memory,
+    with_paths_expanded,
 )
 from bspec_jax.runs.folder import (
     SCHEMA,
@@ -35,10 +38,12 @@ __all__ = [
     "UNFINISHED",
     "FlagError",
     "RunConfig",
+    "check_backend",
     "check_components",
     "check_data",
     "check_experiment",
     "check_flag",
+    "check_given",
     "check_memory",
     "check_trained_on",
     "command_line",
@@ -54,4 +59,5 @@ __all__ = [
     "save_figures",
     "save_results",
     "start",
+    "with_paths_expanded",
 ]

@@ -48,7 +48,7 @@ def command_line(
 
     with in_one_line(program, arguments), one_line_when_stopped(program, when_stopped):
         config = parse_run(config_class, name, program, description)
-        _check_backend()
+        check_backend()
         with naming(config.workdir):
             main(config)
 
@@ -76,7 +76,7 @@ def parse_run(
         # Without it: of a flag that is on by default, a pair is all that turns it on.
         config = parse(config_class.from_settings(saved))
     config.check()
-    _check_given(config, words)
+    check_given(config, words)
     workdir = config.workdir or folder.new_folder(name)
     if config.resume:
         folder.check_resumable(config, name)
@@ -137,7 +137,7 @@ def _first_paragraph(box: str) -> str:
     return f"{message}; see --help"
 
 
-def _check_given(config: RunConfig, words: Sequence[str]) -> None:
+def check_given(config: RunConfig, words: Sequence[str]) -> None:
     """Raises FlagError for a flag without its values, or one that does not apply."""
     unused = config.unused()
     for name in _given(words):
@@ -147,7 +147,7 @@ def _check_given(config: RunConfig, words: Sequence[str]) -> None:
             raise FlagError(f"{flag(name)} needs at least one value")
 
 
-def _check_backend() -> None:
+def check_backend() -> None:
     """Raises UserError if JAX finds no device, as with a wrong JAX_PLATFORMS."""
     try:
         jax.devices()

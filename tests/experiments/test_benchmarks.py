@@ -7,15 +7,18 @@ import time
 from importlib import import_module
 from typing import get_args
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import ROOT, check_refused
 from numpy.testing import assert_allclose
 
+from bspec_jax import classifier
 from bspec_jax.runs import FlagError
 from bspec_jax.runs.command_line import parse_run
 from bspec_jax.storage.errors import UserError, flag
-from experiments.benchmarks import hessian_blocks, measuring
+from experiments.benchmarks import hessian_blocks, measuring, pruning
 
 NAMES = [
     path.stem
@@ -204,3 +207,28 @@ def test_forms_of_the_hessian_agree():
     for linearised in (True, False):
         columns = hessian_blocks.time_columns(config, linearised)["columns"]
         assert_allclose(columns, blocks, atol=1e-5 * scale)
+
+
+def test_pruning_compares_networks_of_its_own_sizes():
+    networks = {}
+    for name, branches in (("main", 4), ("pruned", 1)):
+        spec = classifier.ClassifierSpec(
+            widths=(3,),
+            branches=branches,
+            classes=("a", "b"),
+            image_shape=(4, 4, 1),
+            mean=(0.4,),
+            std=(0.3,),
+            branch="mlp",
+            normalisation="none",
+        )
+        network = classifier.build(spec)
+        images = jnp.zeros((1, 4, 4, 1))
+        params, stats = network.init(jax.random.key(0), images)
+        networks[name] = classifier.Classifier(network, params, stats, spec, 0)
+    config = pruning.Config(batch_size=3, repeats=7)
+    results = pruning.measure(networks, config)
+    assert results["branches"] == 1 / 4
+    assert results["main"]["branches"] == 4
+    seconds = [results[name]["seconds"] for name in ("pruned", "main")]
+    assert_allclose(results["time"], seconds[0] / seconds[1])

@@ -265,6 +265,7 @@ CUSTOMARY = {
                 "crop_padding": 0,
                 "epochs": 93,
                 "last_scale": 0.1,
+                "weight_decay": 7e-4,
             },
         ),
         (
