@@ -18,6 +18,7 @@ from bspec_jax.analysis.verdicts import BOTH, OBSERVATIONS, judge
 
 SAME_SUCCESS = 0.005  # observation 6 compares networks that differ by no more
 # Shown with the conjecture of section 8: shares of all (parameter, example) pairs.
+CHANGE = "vanishing_distributive"
 BESIDE = ("vanishing_share", "vanishing_gradient", "orthogonal")
 
 
@@ -82,7 +83,7 @@ def evaluate_hessian(
         the number of networks, as in `evaluate`, of "block_index"
         (`hessian_measures.block_index`). After training also of "step_effect", of the
         shares `BESIDE`, and of "vanishing_distributive", the share of vanishing
-        distributive factors minus that at the start; see `gradients.vanishing_shares`.
+        distributive factors minus that at the start; see `vanishing.vanishing_shares`.
       regime: as in `evaluate`.
     """
     converged = stages["converged"]
@@ -90,10 +91,31 @@ def evaluate_hessian(
     block_diagonal["beside"]["step_effect"] = _last(converged["step_effect"])
     networks = np.asarray(converged["vanishing_distributive"]["networks"])
     at = int(np.flatnonzero(networks >= min(FEW, networks.max()))[-1])
-    vanishing = _record("section8", branches, stages, regime, at)
+    vanishing = _record("section8", branches, _beyond_start(stages), regime, at)
     for name in BESIDE:
         vanishing["beside"][name] = _last(converged[name], at)
     return {7: block_diagonal, "section8": vanishing}
+
+
+def _beyond_start(stages) -> dict:
+    """The stages with the vanishing factors relative to those left at the start.
+
+    (s - s_0) / (1 - s_0), the second s_0 a mean over networks: that of a single one may
+    be close to 1.
+    """
+    share, change = (
+        {key: np.asarray(of[key], float) for key in ("mean", "interval")}
+        for of in map(stages["converged"].get, ("vanishing_share", CHANGE))
+    )
+    left = 1 - (share["mean"] - change["mean"])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = {
+            "mean": change["mean"] / left,
+            "interval": change["interval"] / left[:, None],
+        }
+    converged = stages["converged"]
+    converged = {**converged, CHANGE: {**converged[CHANGE], **relative}}
+    return {**stages, "converged": converged}
 
 
 def _record(number, branches, stages, regime, at=-1) -> dict:

@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from bspec_jax.analysis.gradients import columns, example_norms
 from bspec_jax.analysis.objective import Respond
-from bspec_jax.numerics import check_count, nan_unless_finite, ratio, widen
+from bspec_jax.numerics import check_count, nan_unless_finite, widen
 from bspec_jax.trees import Tree
 
 VANISHED = 5e-2  # above the slope of a leaky ReLU that is off, 1e-2
@@ -120,18 +119,6 @@ def vanishing_shares(
     )
     known = 0 * sum(jax.tree.map(jnp.asarray, scales))
     return VanishingShares(*(vanishing / jnp.where(count == 0, jnp.nan, count) + known))
-
-
-def beyond_start(
-    share: Float[ArrayLike, "*s"], initial: Float[ArrayLike, "*s"]
-) -> Float[Array, "*s"]:
-    """(share - initial) / (1 - initial): 0 as at the start, 1 if all have vanished.
-
-    Of the pairs that had not vanished at the start, the share that has now, if those
-    that had do not return. About half of a leaky ReLU's have from the start.
-    """
-    share, initial = jnp.asarray(share), jnp.asarray(initial)
-    return ratio(share - initial, 1 - initial)
 
 
 def _sums(of_pairs, respond, params, examples, collaborative, pairs, chunk_size) -> Any:

@@ -134,8 +134,10 @@ def branch_outputs(network: Mapping, classes: Sequence[str]) -> Figure:
 
 def count_of_active(network: Mapping) -> str:
     """M, and the active branches by the centred rule and by the paper's."""
-    centred, norm = (undefined(network[k]) for k in ("active_centred", "active"))
-    return f"$M = {network['branches']}$: {centred} active ({norm} by norm)"
+    m, centred, norm = (network[k] for k in ("branches", "active_centred", "active"))
+    silent = None if centred is None else m - centred
+    counts = f"{undefined(centred)} active, {undefined(silent)} silent"
+    return f"$M = {m}$: {counts} (by norm {undefined(norm)} active)"
 
 
 @styled

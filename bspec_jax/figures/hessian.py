@@ -201,7 +201,7 @@ def vanishing_factors(tasks: Mapping) -> Figure:
     figure = Figure(figsize=(4.4 * len(tasks), 3.9))
     row = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
     names = {
-        "vanishing_distributive": "distributive factor, of those left at the start",
+        "vanishing_distributive": "distributive factor, less the share at the start",
         "vanishing_share": r"distributive factor $|\partial v_k / \partial w|$",
         "vanishing_gradient": "gradient",
         "orthogonal": "gradient, and neither factor",

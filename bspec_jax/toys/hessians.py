@@ -27,7 +27,6 @@ from bspec_jax.analysis.vanishing import (
     THRESHOLDS,
     VANISHED,
     FactorScales,
-    beyond_start,
     factor_scales,
     vanishing_shares,
 )
@@ -72,7 +71,7 @@ class HessianMeasures(NamedTuple):
     gradient: Float[np.ndarray, "thresholds T"]
     orthogonal: Float[np.ndarray, "thresholds T"]
     collaborative: Float[np.ndarray, "thresholds T"]  # share of small ||D_collab||
-    vanishing_distributive: Float[np.ndarray, " T"]  # at 5e-2, `beyond_start`
+    vanishing_distributive: Float[np.ndarray, " T"]  # at 5e-2, less that at the start
     gradient_norm: Float[np.ndarray, " T"]  # relative to its initial norm
     block_norms: Float[np.ndarray, "M M T"] | None  # by descending own block
     spectrum: Float[np.ndarray, "MP T"] | None
@@ -226,7 +225,7 @@ def _factors(
     return {
         **shares._asdict(),
         "collaborative": collaborative,
-        "vanishing_distributive": beyond_start(vanishing, initial.vanishing),
+        "vanishing_distributive": vanishing - initial.vanishing,
         "gradient_norm": gradient_norm / initial.gradient_norm,
         "scales": initial,
     }

@@ -26,7 +26,7 @@ BOUNDS = {
     "mean_pair_ratio": (0, np.inf),
     "active_pair_ratio": (0, np.inf),
     "small_blocks": (0, 1),
-    "vanishing_distributive": (-np.inf, 1),
+    "vanishing_distributive": (-1, 1),
     "index": (0, 1),
     "largest_eigenvalue": (-np.inf, np.inf),
     "gradient_norm": (0, np.inf),

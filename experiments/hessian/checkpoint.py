@@ -25,12 +25,7 @@ from bspec_jax.analysis.hessian_measures import (
 )
 from bspec_jax.analysis.objective import Objective
 from bspec_jax.analysis.specialization import activity
-from bspec_jax.analysis.vanishing import (
-    THRESHOLDS,
-    VANISHED,
-    FactorScales,
-    beyond_start,
-)
+from bspec_jax.analysis.vanishing import THRESHOLDS, VANISHED, FactorScales
 from bspec_jax.classifier import curvature
 from bspec_jax.data.identity import hash_array
 from bspec_jax.storage import files
@@ -268,13 +263,12 @@ def _numbers(task: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     share, gradient, orthogonal = (
         last["factors"][name][at] for name in ("distributive", "gradient", "orthogonal")
     )
-    initial = first["factors"]["distributive"][at]
     index = "block_index"
     return {
         "converged": {
             index: last[index],
             "step_effect": last["step_effect"],
-            "vanishing_distributive": float(beyond_start(share, initial)),
+            "vanishing_distributive": share - first["factors"]["distributive"][at],
             "vanishing_share": share,
             "vanishing_gradient": gradient,
             "orthogonal": orthogonal,

@@ -27,6 +27,7 @@ THRESHOLD_EXAMPLES = 5000  # that lambda* is computed from
 TRAINS = 0.5  # accuracy relative to the best network's
 FITTED = 0.99  # training accuracy
 ENOUGH_WITH_BATCH_NORM = 20
+SHARES = ("silent share", "AUC")  # measures that lie in 0..1
 
 
 class Prediction(NamedTuple):
@@ -74,7 +75,8 @@ def row(number: str, setting: str, values: Sequence[float]) -> dict[str, Any]:
     """
     claim, measure, low, high = PREDICTIONS[number]
     values = np.asarray(values, float)
-    mean, interval = mean_interval(values, ~np.isnan(values))
+    bounds = (0, 1) if measure in SHARES else (-np.inf, np.inf)
+    mean, interval = mean_interval(values, ~np.isnan(values), bounds)
     holds = None
     if np.isfinite(interval).all():
         if low <= interval[0] and interval[1] <= high:

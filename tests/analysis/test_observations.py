@@ -208,7 +208,7 @@ def test_a_quarter_of_the_largest_m(branches, index):
 
 def hessian(converged, initial, control, vanishing, networks=(10, 10, 10)):
     of_end = {"block_index": summary(converged), "step_effect": summary(0.05)}
-    of_end |= {name: summary(0.6) for name in BESIDE}
+    of_end |= {name: summary(0.8) for name in BESIDE}
     shares = summary(vanishing) | {"networks": np.array(networks)}
     return {
         "converged": of_end | {"vanishing_distributive": shares},
@@ -221,8 +221,8 @@ def hessian(converged, initial, control, vanishing, networks=(10, 10, 10)):
     ("values", "expected"),
     [
         ((0.95, 0.5, 0.1, 0.6), (True, True)),
-        ((0.85, 0.5, 0.1, 0.4), (False, False)),
-        ((0.95, 0.98, 0.1, 0.505), (False, None)),  # more so at the start
+        ((0.85, 0.5, 0.1, 0.1), (False, False)),
+        ((0.95, 0.98, 0.1, 0.2), (False, None)),  # more so at the start
         ((0.95, 0.5, 0.94, 0.6), (None, True)),  # as are separate branches
         ((0.95, 0.5, np.nan, np.nan), (None, None)),
     ],
@@ -232,7 +232,9 @@ def test_the_hessian_and_section_8(values, expected):
     assert (found[7]["holds"], found["section8"]["holds"]) == expected
     assert_allclose([found[7][key] for key in ("value", "initial")], values[:2])
     assert found[7]["beside"]["step_effect"]["value"] == 0.05
-    assert {v["value"] for v in found["section8"]["beside"].values()} == {0.6}
+    assert {v["value"] for v in found["section8"]["beside"].values()} == {0.8}
+    # 0.8 after a change of v, of the 1 - (0.8 - v) that had not vanished before.
+    assert_allclose(found["section8"]["value"], values[3] / (0.2 + values[3]))
 
 
 @pytest.mark.parametrize(
@@ -249,9 +251,11 @@ def test_the_hessian_and_section_8(values, expected):
 def test_the_conjecture_is_taken_where_networks_have_something_to_learn(
     networks, branches, count
 ):
-    stages = hessian(0.95, 0.5, 0.1, [0.6, 0.7, 0.8], networks)
+    changes = [0.6, 0.7, 0.8]
+    stages = hessian(0.95, 0.5, 0.1, changes, networks)
     found = evaluate_hessian(M, stages)["section8"]
     assert (found["branches"], found["networks"]) == (branches, count)
-    assert found["value"] == [0.6, 0.7, 0.8][M.index(branches)]
+    change = changes[M.index(branches)]
+    assert_allclose(found["value"], change / (0.2 + change))
     assert found["holds"] is (True if count > 1 else None)
     assert evaluate_hessian(M, stages, regime="r")["section8"]["regime"] == "r"

@@ -296,6 +296,9 @@ def test_a_verdict_needs_an_interval():
     assert predictions.row("1a", "", [0.5, 0.6, 0.55, 0.5, 0.52])["holds"] is True
     assert predictions.row("1a", "", [0.1, 0.12, 0.11, 0.1, 0.13])["holds"] is False
     assert predictions.row("1a", "", [0.1, 0.4, 0.2, 0.3, 0.3])["holds"] is None
+    # An AUC is at most 1, and so is the end of its interval.
+    certain = predictions.row("10a", "", [0.92, 1, 1, 1, 1])
+    assert (certain["holds"], certain["interval"][1]) == (True, 1)
     undefined = predictions.row("4a", "", [np.nan, np.nan])
     assert undefined["holds"] is None
     assert undefined["seeds"] == 0

@@ -72,7 +72,7 @@ def test_outputs_and_norms_by_branch_and_class():
     assert_array_equal(left.images[0].get_array(), measured["class_outputs"])
     assert_array_equal(right.images[0].get_array(), measured["class_norms"])
     assert [t.get_text() for t in left.get_xticklabels()] == CLASSES
-    title = "$M = 4$: 2 active (3 by norm)"
+    title = "$M = 4$: 2 active, 2 silent (by norm 3 active)"
     assert figure.get_suptitle() == title
 
 

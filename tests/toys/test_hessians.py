@@ -109,8 +109,7 @@ def test_vanishing_factors_by_hand():
     at = THRESHOLDS.index(VANISHED)
     assert_allclose(first.distributive[at], before, atol=1e-6)
     assert_allclose(last.distributive[at], after, atol=1e-6)
-    beyond = (after - before) / (1 - before)
-    assert_allclose(last.vanishing_distributive, beyond, atol=1e-5)
+    assert_allclose(last.vanishing_distributive, after - before, atol=1e-6)
     left = np.isfinite(after)
     assert not left[trained.converged].any()
     assert 2 < left.sum() < 17
