@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bspec_jax import classifier, runs
@@ -77,7 +78,7 @@ def measure(networks: dict[str, Classifier], config: Config) -> dict:
 
 def forward(network: Classifier, images: np.ndarray):
     """A function that computes the sum of the branches and waits for it; compiled."""
-    x = jax.device_put(normalise(images, *network.spec.pixels))
+    x = normalise(jnp.asarray(images), *network.spec.pixels)
     model = jax.device_put((network.params, network.batch_stats))
 
     @jax.jit

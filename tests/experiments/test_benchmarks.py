@@ -73,6 +73,7 @@ for name in {NAMES}:
         ("branched_resnet", "torch"),
         ("generator", "torch"),
         ("hessian_blocks", "torch and curvlinops"),
+        ("silence_sweep", "torch"),
         ("toy_sweep", "torch"),
         ("chan_vese", "skimage"),
     ],
@@ -119,6 +120,11 @@ FORM = ("--form", "here")
         ("hessian_blocks", ["--examples", MANY], 2, "of memory"),
         ("hessian_blocks", ["--columns", 2161], 2, "--columns must be at most 2,160"),
         ("hessian_blocks", ["--form", "products", "--columns", 3], 2, "does not apply"),
+        ("silence_sweep", ["--branches", 10**6, *FORM], 2, "of memory"),
+        ("silence_sweep", ["--seeds", 10**4], 2, "of memory"),
+        ("silence_sweep", ["--loop-networks", 86], 2, "--loop-networks must be at mos"),
+        ("silence_sweep", [*FORM, "--loop-networks", 2], 2, "does not apply with"),
+        ("silence_sweep", ["--branch", "cnn"], 2, "--branch"),
         ("toy_sweep", ["--trials", MANY], 2, "of memory"),
         ("toy_sweep", ["--steps", 2**31], 2, "--steps must be below 2^31"),
         ("toy_sweep", ["--loop-trials", 10**6], 2, "--loop-trials must be at most"),
@@ -232,3 +238,93 @@ def test_pruning_compares_networks_of_its_own_sizes():
     assert results["main"]["branches"] == 4
     seconds = [results[name]["seconds"] for name in ("pruned", "main")]
     assert_allclose(results["time"], seconds[0] / seconds[1])
+
+
+def small_silence_sweep(monkeypatch, **flags):
+    """The benchmark, its data, and a config of 34 networks of 3 branches."""
+    module = benchmark("silence_sweep")
+    monkeypatch.setattr(module, "EXAMPLES", 300)
+    config = module.Config(seeds=2, branches=3, steps=4, repeats=1, **flags)
+    return module, config, *module.examples_of(config)
+
+
+@pytest.fixture
+def peer_sweep():
+    """PyTorch's forms of the silence sweep, on one thread: the tests share cores."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield import_module("experiments.benchmarks.peers.silence_sweep")
+    torch.set_num_threads(threads)
+
+
+def test_forms_of_the_silence_sweep_train_alike(peer_sweep, monkeypatch):
+    module, config, examples, index = small_silence_sweep(monkeypatch, loop_networks=5)
+    step = module._jax_step(config, examples)
+    ours = np.array([step(batch) for batch in index])
+    assert ours.shape == (4, 2, 17)
+    assert ours.std(0).min() > 1e-3  # networks learn, and
+    assert ours[-1].std(1).min() > 1e-3  # settings differ
+    problem = (
+        module.initial_params(config),
+        config.group.columns(),
+        module.PIXELS,
+        examples,
+        config.total_steps,
+    )
+    for form in ("stacked", "einsum", "by_hand"):
+        step = peer_sweep.training_step(*problem, form)
+        theirs = np.array([step(batch) for batch in index])
+        assert_allclose(theirs, ours, rtol=2e-6, err_msg=form)
+    chosen = dataclasses.replace(config, form="loop").chosen
+    assert chosen.tolist() == [0, 8, 16, 24, 33]
+    step = peer_sweep.network_by_network(*problem, chosen)
+    theirs = np.array([step(batch) for batch in index])
+    assert_allclose(theirs, ours.reshape(4, 34)[:, chosen], rtol=2e-6)
+
+
+def test_operations_of_the_silence_sweep_are_those_that_pytorch_counts(
+    peer_sweep, monkeypatch
+):
+    counter = import_module("torch.utils.flop_counter")
+    module, config, examples, index = small_silence_sweep(monkeypatch)
+    columns = config.group.columns()
+    problem = (module.initial_params(config), columns, module.PIXELS, examples, 9)
+    step = peer_sweep.training_step(*problem, "by_hand")
+    with counter.FlopCounterMode(display=False) as counted:
+        step(index[0])
+    assert counted.get_total_flops() == module.operations(config)
+
+
+def test_the_silence_sweep_compares_what_each_form_trains(monkeypatch, capsys):
+    module, config, *_ = small_silence_sweep(monkeypatch, loop_networks=3)
+    monkeypatch.setenv("CXX", "no_such_compiler")
+    losses = 1 + np.arange(68.0).reshape(2, 34)
+
+    def alone(name, config, label):
+        seconds = {"here": 0.5, "loop": 2.0}.get(config.form, 1.0)
+        shown = losses[:, config.chosen] * (1.01 if config.form == "loop" else 1)
+        timed = {"seconds": seconds, "losses": shown.tolist(), "peak_gib": 0.25}
+        return timed | {"gflop_per_second": 8.0, "compilation_seconds": 0.0}
+
+    monkeypatch.setattr(module, "time_alone", alone)
+    results = module.compare(config)
+    assert results["networks"] == 34
+    forms = results["forms"]
+    assert [*forms] == ["here", "stacked", "einsum", "by_hand", "loop"]
+    assert forms["stacked"]["times_as_long"] == 2
+    assert forms["loop"]["times_as_long"] == 4
+    assert forms["by_hand"]["difference"] == 0
+    assert_allclose(forms["loop"]["difference"], 0.01)
+    capsys.readouterr()
+    module.report(results)
+    assert "loop            2000.0           4.00" in capsys.readouterr().out
+
+
+def test_torch_compile_needs_a_compiler(monkeypatch, capsys, tmp_path):
+    module = benchmark("silence_sweep")
+    monkeypatch.setattr(module, "require", lambda *_: None)
+    monkeypatch.setenv("CXX", "no_such_compiler")
+    flags = ("--form", "compiled", "--workdir", tmp_path / "run")
+    check_refused(module, flags, 1, "a C++ compiler", monkeypatch, capsys)
+    assert not (tmp_path / "run").exists()
