@@ -20,6 +20,7 @@ from bspec_jax.figures.style import (
 )
 
 SPREAD = "median, quartiles, 5 % and 95 %"
+MOST_CELLS = 600  # along an axis of a heat map
 SHOWN_EIGENVALUES = 6  # a toy's Hessian has rank 4 at most
 
 
@@ -37,7 +38,7 @@ def hessian_heat_maps(title: str, examples: Sequence[Mapping]) -> Figure:
     Args:
       title: task or parameters.
       examples: one for each stage: "step", "branches", "offdiagonal_ratio" and the
-        "hessian" `[M P, M P]`.
+        "hessian" `[M P, M P]`. A large one is shown by its `largest_entries`.
     """
     chosen = heat_map_stages(examples)
     figure = Figure(figsize=(3.1 * len(chosen) + 0.9, 3.6))
@@ -45,7 +46,8 @@ def hessian_heat_maps(title: str, examples: Sequence[Mapping]) -> Figure:
     limit = limit_of(floats([e["hessian"] for e in chosen]))
     norm = SymLogNorm(limit / 1000, vmin=-limit, vmax=limit)
     for ax, example in zip(row, chosen, strict=True):
-        matrix, m = floats(example["hessian"]), example["branches"]
+        m = example["branches"]
+        matrix = largest_entries(floats(example["hessian"]), m)
         image = ax.imshow(matrix, cmap=DIVERGING, norm=norm, interpolation="nearest")
         p = len(matrix) // m
         edges = np.arange(1, m) * p - 0.5
@@ -74,6 +76,27 @@ def hessian_heat_maps(title: str, examples: Sequence[Mapping]) -> Figure:
         fontsize=10,
     )
     return figure
+
+
+def largest_entries(matrix: np.ndarray, branches: int) -> np.ndarray:
+    """A block matrix at `MOST_CELLS` rows or so: of adjacent entries the largest.
+
+    By magnitude, within a block. Drawn as it is, a matrix of thousands of rows would
+    lose what is sparse.
+
+    Args:
+      matrix: `[M P, M P]`.
+      branches: M.
+    """
+    p = len(matrix) // branches
+    cells = max(1, min(p, MOST_CELLS // branches))
+    edges = np.arange(cells) * p // cells
+    starts = (p * np.arange(branches)[:, None] + edges).ravel()
+    high, low = matrix, matrix
+    for axis in (0, 1):
+        high = np.maximum.reduceat(high, starts, axis)
+        low = np.minimum.reduceat(low, starts, axis)
+    return np.where(high >= -low, high, low)
 
 
 @styled

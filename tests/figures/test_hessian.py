@@ -1,6 +1,8 @@
 import numpy as np
+from numpy.testing import assert_array_equal
 
 from bspec_jax import figures
+from bspec_jax.figures import hessian
 
 
 def hessian_task():
@@ -95,3 +97,19 @@ def test_index_against_ratio_for_each_network():
     (ax,) = figures.hessian_index({"toy1": hessian_task()}).axes
     assert ax.lines[0].get_xydata().tolist() == [[0.3, 1], [4, 2]]
     assert "undefined" in ax.lines[0].get_label()
+
+
+def test_a_large_hessian_keeps_its_largest_entries(monkeypatch):
+    monkeypatch.setattr(hessian, "MOST_CELLS", 5)
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(14, 14))  # two branches of seven parameters
+    shown = hessian.largest_entries(matrix, 2)
+    assert shown.shape == (4, 4)
+    edges = [0, 3, 7, 10, 14]
+    for i, j in np.ndindex(4, 4):
+        part = matrix[edges[i] : edges[i + 1], edges[j] : edges[j + 1]].ravel()
+        assert shown[i, j] == part[np.abs(part).argmax()]
+    monkeypatch.setattr(hessian, "MOST_CELLS", 14)
+    assert_array_equal(hessian.largest_entries(matrix, 2), matrix)
+    undefined = np.full((14, 14), np.nan)
+    assert np.isnan(hessian.largest_entries(undefined, 2)).all()
