@@ -57,6 +57,7 @@ from bspec_jax.figures.silence import (
     silence_against_budget,
     silence_heat_map,
     silence_norms,
+    silence_threshold,
 )
 from bspec_jax.figures.style import TASK_TITLES, Figure
 from bspec_jax.figures.toy import (
@@ -108,6 +109,7 @@ __all__ = [
     "silence_against_budget",
     "silence_heat_map",
     "silence_norms",
+    "silence_threshold",
     "toy_active",
     "toy_covariances",
     "toy_dynamics",

@@ -77,7 +77,7 @@ def silence_against_budget(curves: Mapping[str, Mapping]) -> Figure:
         if curve["earliest"] is not None:
             ax.axvline(curve["earliest"], color=colour, lw=1, ls=":")
     ax.set(
-        title="Decay silences branches of degree 3 and more",
+        title="Branches that stay active, by degree",
         xlabel=r"decay budget $\beta = \lambda \sum_t \eta_t / (1 - \mu)$",
         ylabel="share of active branches",
         ylim=(0, 1.05),
@@ -161,4 +161,34 @@ def silence_heat_map(grid: Mapping) -> Figure:
         ax.set(title=title, xlabel="learning rate")
         if ax.get_subplotspec().is_first_col():
             ax.set_ylabel("weight decay")
+    return figure
+
+
+@styled
+def silence_threshold(found: Mapping) -> Figure:
+    """What is left of networks of degree 2 against weight decay, with the threshold.
+
+    Args:
+      found: `lambda_star`; `decays`, ascending; and for each the `mean` and `interval`
+        of `largest`, the root mean square response of the largest branch, and of
+        `active_share`.
+    """
+    figure = Figure(figsize=(7.2, 3.0))
+    decay = floats(found["decays"])
+    panels = (
+        ("largest", "response of the largest branch"),
+        ("active_share", "share of active branches"),
+    )
+    for ax, (key, title) in zip(figure.subplots(1, 2), panels, strict=True):
+        mean = floats(found[key]["mean"])
+        low, high = intervals(found[key]["interval"]).T
+        error = np.maximum([mean - low, high - mean], 0)
+        ax.errorbar(decay, mean, error, fmt="o-", ms=4, color=COLOURS[0], lw=1)
+        star = {"color": "k", "lw": 1, "ls": "--", "label": r"$\lambda^*$"}
+        ax.axvline(found["lambda_star"], **star)
+        ax.set(title=title, xlabel=r"weight decay $\lambda$")
+        ax.legend(loc="center left")
+    if (floats(found["largest"]["mean"]) > 0).any():
+        figure.axes[0].set(yscale="log")
+    figure.axes[1].set(ylim=(-0.05, 1.05))
     return figure

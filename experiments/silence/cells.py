@@ -5,12 +5,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from bspec_jax.classifier import sweeps
 from bspec_jax.classifier.recipe import decay_budget
-from bspec_jax.classifier.sweeps import Measured, activity
+from bspec_jax.classifier.sweeps import Measured
 from bspec_jax.storage import files
 from experiments.silence.config import Config
 from experiments.silence.grid import Group, groups
 from experiments.silence.train import TRAINED, group_path, recipe_of
+
+ROUNDING = 1e-6  # a response smaller than this, relative to the start, is rounding
 
 
 class Cell(NamedTuple):
@@ -19,6 +22,7 @@ class Cell(NamedTuple):
     budget: beta at each record, `[R]`.
     records: along training, `[R, S, ...]`; see `train.record`.
     trained: at the end, on the test images, `[S, ...]`.
+    examples: number of test images.
     """
 
     group: Group
@@ -28,11 +32,17 @@ class Cell(NamedTuple):
     budget: Float[np.ndarray, " R"]
     records: dict[str, np.ndarray]
     trained: Measured
+    examples: int
+
+    @property
+    def sizes(self) -> Float[np.ndarray, "S M"]:
+        """Root mean square of each branch's response without its constant part."""
+        return self.trained.centred_norms / np.sqrt(self.examples)
 
     @property
     def active(self) -> Float[np.ndarray, " S"]:
         """Active branches of each network, by the centred rule."""
-        return activity(self.trained.centred_norms).sum(-1)
+        return self.activity(self.sizes).sum(-1)
 
     @property
     def silent_share(self) -> Float[np.ndarray, " S"]:
@@ -41,15 +51,24 @@ class Cell(NamedTuple):
 
     def is_silent(self) -> np.ndarray:
         """Which branches are silent, `[S, M]`."""
-        return activity(self.trained.centred_norms) == 0
+        return self.activity(self.sizes) == 0
+
+    def activity(self, sizes: Float[np.ndarray, "*R S M"]) -> np.ndarray:
+        """`sweeps.activity`, with networks of which rounding alone is left all silent.
+
+        Args:
+          sizes: root mean squares.
+        """
+        start = self.records["centred_norms"][0].max(-1, keepdims=True)
+        return sweeps.activity(sizes) * (sizes > ROUNDING * start)
 
 
-def load(config: Config) -> list[Cell]:
-    """All cells of a run whose groups are trained."""
-    return [cell for group in groups(config) for cell in of_group(config, group)]
+def load(config: Config, examples: int) -> list[Cell]:
+    """All cells of a run whose groups are trained, measured on so many test images."""
+    return [c for group in groups(config) for c in of_group(config, group, examples)]
 
 
-def of_group(config: Config, group: Group) -> list[Cell]:
+def of_group(config: Config, group: Group, examples: int) -> list[Cell]:
     """The cells of a trained group."""
     arrays = files.load_arrays(group_path(config.workdir, group))
     steps = arrays.pop("step").tolist()
@@ -65,6 +84,15 @@ def of_group(config: Config, group: Group) -> list[Cell]:
         records = {name: values[:, :, k] for name, values in arrays.items()}
         measured = Measured(**{name: v[:, k] for name, v in trained.items()})
         cells.append(
-            Cell(group, decay, rate, scale, np.array(budget), records, measured)
+            Cell(
+                group,
+                decay,
+                rate,
+                scale,
+                np.array(budget),
+                records,
+                measured,
+                examples,
+            )
         )
     return cells

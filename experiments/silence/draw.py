@@ -19,6 +19,8 @@ def draw(results: dict) -> dict[str, Figure]:
         drawn["silence_budget"] = figures.silence_against_budget(curves)
     if rows := by_branches(cells, config):
         drawn["fig05_active"] = figures.silence_against_branches(rows)
+    if results["threshold"]:
+        drawn["silence_threshold"] = figures.silence_threshold(results["threshold"])
     if grid := by_decay_and_rate(cells, config):
         drawn["silence_heat_map"] = figures.silence_heat_map(grid)
     return drawn

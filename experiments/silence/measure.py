@@ -1,5 +1,6 @@
 """What results.json holds: cells, curves along training, and the predictions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,37 @@ from experiments.silence.config import Config
 
 def measure(config: Config, dataset: data.Dataset) -> dict[str, Any]:
     """All that results.json holds."""
-    loaded = cells.load(config)
+    loaded = cells.load(config, len(dataset.test.labels))
     main = next(cell for cell in loaded if is_main(config, cell))
     return {
         "classes": dataset.class_names,
         "cells": [describe(config, cell) for cell in loaded],
         "example": example(main),
         "predictions": predictions.evaluate(config, loaded, dataset),
+        "threshold": threshold(config, loaded, dataset),
+    }
+
+
+def threshold(
+    config: Config, loaded: Sequence[Cell], dataset: data.Dataset
+) -> dict[str, Any] | None:
+    """What is left of networks of degree 2, by decay; None if none is beyond lambda*.
+
+    The root mean square response of the largest branch, and the active share.
+    """
+    of_two = predictions.of_degree_two(config, loaded)
+    of_two = sorted(of_two, key=lambda cell: cell.weight_decay)
+    limit = predictions.lambda_star(config, dataset) if of_two else np.inf
+    if not any(cell.weight_decay > limit for cell in of_two):
+        return None
+    largest = mean_interval(np.array([cell.sizes.max(-1) for cell in of_two]))
+    shares = np.array([1 - cell.silent_share for cell in of_two])
+    share = mean_interval(shares, bounds=(0, 1))
+    return {
+        "lambda_star": limit,
+        "decays": [cell.weight_decay for cell in of_two],
+        "largest": dict(zip(("mean", "interval"), largest, strict=True)),
+        "active_share": dict(zip(("mean", "interval"), share, strict=True)),
     }
 
 
@@ -40,7 +65,7 @@ def is_main(config: Config, cell: Cell) -> bool:
 def describe(config: Config, cell: Cell) -> dict[str, Any]:
     """A cell of results.json: its setting, and lists over seeds."""
     group, trained = cell.group, cell.trained
-    share = activity(cell.records["centred_norms"]).mean(-1)  # [R, S]
+    share = cell.activity(cell.records["centred_norms"]).mean(-1)  # [R, S]
     mean, interval = mean_interval(share)
     return {
         "branch": group.branch,

@@ -169,7 +169,7 @@ def threshold(
     config: Config, cells: Sequence[Cell], dataset: data.Dataset
 ) -> Iterator[dict]:
     """8: decay below and beyond lambda*, at degree 2."""
-    of_two = [cell for cell in cells if cell.group.degree == 2 and cell.weight_decay]
+    of_two = of_degree_two(config, cells)
     if not of_two:
         return
     limit = lambda_star(config, dataset)
@@ -178,8 +178,20 @@ def threshold(
         if cell.weight_decay < limit / 3:
             yield row("8a", where, cell.silent_share)
         elif cell.weight_decay > limit:
-            sizes = cell.trained.centred_norms.max(-1)
-            yield row("8b", where, sizes / np.sqrt(len(dataset.test.labels)))
+            yield row("8b", where, cell.sizes.max(-1))
+
+
+def of_degree_two(config: Config, cells: Sequence[Cell]) -> list[Cell]:
+    """Those with decay and without normalisation, at the main rate and scale."""
+    return [
+        cell
+        for cell in cells
+        if cell.group.degree == 2
+        and cell.group.normalisation == "none"
+        and cell.weight_decay
+        and cell.learning_rate == config.learning_rate
+        and cell.init_scale == config.init_scale
+    ]
 
 
 def batch_norm(cells: Sequence[Cell]) -> Iterator[dict]:

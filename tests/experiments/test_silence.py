@@ -15,6 +15,7 @@ from bspec_jax.classifier.sweeps import Measured
 from bspec_jax.data import fashion_mnist
 from experiments.keep import keep
 from experiments.silence import __main__ as experiment
+from experiments.silence import measure as measuring
 from experiments.silence import predictions, train
 from experiments.silence.cells import Cell
 from experiments.silence.config import Config
@@ -250,7 +251,7 @@ def silent_cell(degree=3, seeds=5):
         "squared_norm": squared,
         "layer_norms": layers,
     }
-    return Cell(group, 0.1, 0.1, 1.0, budget, records, trained)
+    return Cell(group, 0.1, 0.1, 1.0, budget, records, trained, 1)
 
 
 def test_the_predictions_of_a_network_that_follows_the_theory():
@@ -267,6 +268,36 @@ def test_the_predictions_of_a_network_that_follows_the_theory():
     rows = predictions.silent_branches(Config(), silent_cell())
     # A slope is predicted of branches without biases only.
     assert {row["prediction"] for row in rows}.isdisjoint({"4a", "4b"})
+
+
+def test_where_rounding_is_left_all_branches_are_silent(images):
+    """Beyond lambda*, decay leaves nothing of any branch; below, everything."""
+    config = Config(data_dir=images, image_size=4, learning_rate=0.1, init_scale=1.0)
+    dataset = data.load(**config.data_arguments())
+    limit = predictions.lambda_star(config, dataset)
+    cells = []
+    for factor, left in ((2.0, 1e-7), (0.1, 1.0)):
+        cell = silent_cell(degree=2)
+        rng = np.random.default_rng(1)
+        size = left * (1 + rng.random((5, 4)))
+        trained = cell.trained._replace(centred_norms=size * np.sqrt(400))
+        cells.append(
+            cell._replace(
+                trained=trained, examples=400, weight_decay=float(factor * limit)
+            )
+        )
+    gone, alive = cells
+    assert_array_equal(gone.active, np.zeros(5))
+    assert gone.is_silent().all()
+    assert_array_equal(alive.active, np.full(5, 4))
+    rows = predictions.threshold(config, cells, dataset)
+    assert {r["prediction"]: r["holds"] for r in rows} == {"8a": True, "8b": True}
+    found = measuring.threshold(config, cells, dataset)
+    assert_allclose(found["lambda_star"], limit)
+    assert found["decays"] == [alive.weight_decay, gone.weight_decay]
+    assert_allclose(found["active_share"]["mean"], [1, 0])
+    assert_allclose(found["largest"]["mean"][1], gone.sizes.max(1).mean())
+    assert measuring.threshold(config, [alive], dataset) is None
 
 
 def test_batch_norm_is_judged_by_whether_the_data_are_fitted():

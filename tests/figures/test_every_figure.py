@@ -300,6 +300,14 @@ ARGUMENTS = {
         },
     ),
     "silence_norms": lambda classes: (silence_example(),),
+    "silence_threshold": lambda classes: (
+        {
+            "lambda_star": 0.5,
+            "decays": [0.1, 1.0],
+            "largest": {"mean": [1.0, 1e-9], "interval": [[0.9, 1.1], [0.0, 2e-9]]},
+            "active_share": {"mean": [1.0, 0.0], "interval": [[1.0, 1.0], [0.0, 0.0]]},
+        },
+    ),
     "segmentation_steps": lambda classes: (segment_arrays(), classes),
     "segmentations": lambda classes: (
         segment_arrays()["images"],
@@ -382,7 +390,8 @@ def test_the_user_s_latex_is_not_used():
 
 
 NULLABLE_COUNTS = ("active", "active_centred", "silent")
-KEPT = {"threshold", "epoch", "decays", "learning_rates"}  # never null
+# Never null.
+KEPT = {"threshold", "epoch", "decays", "learning_rates", "lambda_star"}
 
 
 def nulls(value, key=None):
