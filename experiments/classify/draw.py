@@ -10,6 +10,7 @@ from experiments.classify.config import Config, check_selection
 from experiments.classify.saved import load_examples
 
 SAMPLES = 20  # random examples of each class in Figure 7
+ENOUGH_LINES = 200  # of metrics.jsonl, for a figure of one network
 
 
 def draw(config: Config, results: dict) -> dict[str, Figure]:
@@ -29,6 +30,24 @@ def draw(config: Config, results: dict) -> dict[str, Figure]:
         drawn["fig05_active"] = figures.active_against_branches(results["sweep"])
         drawn["fig17_sweep"] = draw_sweep(results)
     return drawn
+
+
+def needed(results: dict) -> dict:
+    """The results with fewer lines of `curves`: no more than figures can show.
+
+    Of each network those with a validation accuracy, and others at equal distances.
+    """
+    by_network = {}
+    for line in results["curves"]:
+        by_network.setdefault(line["network"], []).append(line)
+    curves = []
+    for lines in by_network.values():
+        last = len(lines) - 1
+        spaced = np.linspace(0, last, min(last + 1, ENOUGH_LINES)).round().astype(int)
+        shown = {*spaced.tolist()}
+        shown |= {i for i, line in enumerate(lines) if "validation_accuracy" in line}
+        curves += [lines[i] for i in sorted(shown)]
+    return results | {"curves": curves}
 
 
 def draw_examples(config: Config, results: dict) -> dict[str, Figure]:

@@ -30,14 +30,20 @@ def draw(workdir: Path, results: dict) -> dict:
 
 
 def needed(results: dict) -> dict:
-    """Results of toys without the arrays that no figure shows.
+    """Results without the arrays that no figure shows.
 
-    Heat maps are of the first, a middle and the last stage, the scatter plots of index
-    and ratio of the first and the last.
+    Of a checkpoint these are the spectra. Of toys, heat maps are of the first, a middle
+    and the last stage, the scatter plots of index and ratio of the first and the last.
     """
-    if results["config"]["checkpoint"]:
-        return results
     tasks = {}
+    if results["config"]["checkpoint"]:
+        for name, task in results["tasks"].items():
+            stages = [
+                {key: stage[key] for key in stage if key != "spectra"}
+                for stage in task["stages"]
+            ]
+            tasks[name] = task | {"stages": stages}
+        return results | {"tasks": tasks}
     for name, task in results["tasks"].items():
         examples = figures.heat_map_stages(task["example"])
         last = len(task["stages"]) - 1

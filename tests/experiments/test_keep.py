@@ -18,6 +18,8 @@ from bspec_jax import classifier, generator, runs
 from bspec_jax.storage import checkpoints
 from bspec_jax.storage.errors import UserError
 from experiments import keep as command_of_keep
+from experiments.classify import draw as classify_draw
+from experiments.hessian import draw as hessian_draw
 from experiments.keep import keep, rounded, with_palette, with_significant_bits
 
 RESULTS = {
@@ -366,3 +368,32 @@ def test_a_copy_that_ends_early_leaves_nothing(
     err = capsys.readouterr().err
     assert err.endswith("keep: " + end.replace("COPY", copy))
     assert not list(tmp_path.iterdir())
+
+
+def test_of_a_long_training_few_lines_are_kept(monkeypatch):
+    monkeypatch.setattr(classify_draw, "ENOUGH_LINES", 3)
+    curves = [
+        {"network": name, "step": step}
+        | ({"validation_accuracy": 0.5} if step == 7 else {})
+        for step in range(10)
+        for name in ("main", "control")
+    ]
+    results = {"curves": [*curves, {"network": "short", "step": 1}], "loss": 2.0}
+    kept = classify_draw.needed(results)
+    found = [(line["network"], line["step"]) for line in kept["curves"]]
+    steps = (0, 4, 7, 9)
+    assert found == [
+        *(("main", step) for step in steps),
+        *(("control", step) for step in steps),
+        ("short", 1),
+    ]
+    assert kept["loss"] == 2.0
+
+
+def test_the_spectra_of_a_checkpoint_are_not_kept():
+    stages = [{"step": 0, "spectra": {"whole": [1.0]}}, {"step": 5, "spectra": {}}]
+    task = {"clamp": "hard", "stages": stages}
+    results = {"config": {"checkpoint": "run"}, "tasks": {"classify": task}}
+    kept = hessian_draw.needed(results)["tasks"]["classify"]
+    assert kept == {"clamp": "hard", "stages": [{"step": 0}, {"step": 5}]}
+    assert "spectra" in stages[0]
