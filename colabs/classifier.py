@@ -138,8 +138,8 @@ def most_confident(name="Bag"):
 explore(most_confident, name=list(classes))
 
 # %% [markdown]
-# Branch 11 is most confident in bags with handles. Branch 6 takes bags of any shape, with
-# a tenth of that confidence.
+# Branch 11 is most confident in bags with handles. Branch 6 takes bags of any shape,
+# with a tenth of that confidence.
 #
 # ## Which branches are dispensable?
 #
