@@ -29,6 +29,7 @@ RESULTS = {
     "accuracy": None,
     "findings": [{"observation": "section8", "interval": [-0.000123456789, 1e-30]}],
     "steps": [0, 1234567],
+    "curves": [],
 }
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 14, 14, 1)).astype(np.uint8)
 

@@ -21,7 +21,13 @@ from experiments.silence.cells import Cell
 from experiments.silence.config import Config
 from experiments.silence.grid import Group, groups
 
-FIGURES = {"fig05_active", "silence_budget", "silence_heat_map", "silence_norms"}
+FIGURES = {
+    "fig05_active",
+    "silence_budget",
+    "silence_heat_map",
+    "silence_norms",
+    "silence_threshold",
+}
 
 
 @pytest.fixture(scope="module")
