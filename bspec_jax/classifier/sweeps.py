@@ -7,8 +7,8 @@ the grid is the one that `training.fit` trains with that key and those hyperpara
 to rounding.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,11 +51,14 @@ class Settings(NamedTuple):
 def sweep(
     network: BranchedNetwork, recipe: Recipe, pixels: Pixels, total_steps: int
 ) -> Training:
-    """`training.training` of a grid of networks.
+    """`training.training` of the networks of one seed, whose settings differ.
 
-    init: `(keys [S], settings, images) -> TrainState`, leaves `[S, K, M, ...]`.
-    step: `(state, settings, keys [S], images, labels, index [S, batch]) -> (state,
-        log)`; the log's entries have leading axes `[S, K]`. Donates `state`.
+    init: `(key, settings, images) -> TrainState`, leaves `[K, M, ...]`.
+    step: `(state, settings, key, images, labels, index [batch]) -> (state, log)`; the
+        log's entries have the leading axis K. Donates `state`.
+
+    Seeds take their steps one after another: all networks of a grid in one call would
+    not fit into a cache, and XLA would allocate its buffers anew in each step.
     """
 
     def functions(setting: Settings) -> Training:
@@ -64,32 +67,32 @@ def sweep(
         )
         return pure_training(network, own, pixels, total_steps)
 
-    def init(keys, settings, images):
-        def one(key, setting):
+    def init(key, settings, images):
+        def one(setting):
             state = functions(setting).init(key, images)
             scaled = jax.tree.map(lambda p: setting.init_scale * p, state.params)
             return state._replace(params=scaled)
 
-        state = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(keys, settings)
-        return state._replace(step=jnp.zeros((), int))
+        return jax.vmap(one, out_axes=STACKED)(settings)
 
-    def step(state, settings, keys, images, labels, index):
-        def one(setting, key, index, state):
+    def step(state, settings, key, images, labels, index):
+        def one(setting, state):
             return functions(setting).step(state, key, images, labels, index)
 
-        of_settings = jax.vmap(one, (0, None, None, STACKED), (STACKED, 0))
-
-        def of_seed(arguments):
-            key, index, trees = arguments
-            own = TrainState(state.step, *trees)
-            new, log = of_settings(settings, key, index, own)
-            return new[1:], log
-
-        # One seed after another: their networks together would not fit into a cache.
-        trees, log = jax.lax.map(of_seed, (keys, index, state[1:]))
-        return TrainState(state.step + 1, *trees), log
+        return jax.vmap(one, (0, STACKED), (STACKED, 0))(settings, state)
 
     return compiled(Training(init, step))
+
+
+@jax.jit
+def stack(trees: Sequence[Tree]) -> Tree:
+    """One tree of those of the seeds, with their axis first."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def joined(seeds: Sequence[TrainState]) -> TrainState:
+    """The state of a grid, leaves `[S, K, M, ...]`, of the states of its seeds."""
+    return TrainState(seeds[0].step, *stack([state[1:] for state in seeds]))
 
 
 def fit(
@@ -116,6 +119,9 @@ def fit(
       on_log: takes the state, the number of steps done, and the logs of the steps since
         the last call, stacked `[steps, S, K, ...]`.
 
+    Returns:
+      The state of the grid, leaves `[S, K, M, ...]`.
+
     Raises:
       ArgumentError: as `training.fit`.
       UserError: if a checkpoint is damaged.
@@ -129,33 +135,45 @@ def fit(
     ).T
     functions = sweep(network, recipe, pixels, steps)
     settings = jax.tree.map(jnp.asarray, settings)
-    state = resumable.resume(folder, functions.init(init_keys, settings, images[:1]))
-    order: dict[int, Int[np.ndarray, "K S batch"]] = {}
+    state = resumable.resume(
+        folder, joined([functions.init(key, settings, images[:1]) for key in init_keys])
+    )
 
-    def advance(state, step):
+    @lru_cache(1)
+    def order(epoch) -> Int[np.ndarray, "K S batch"]:
+        orders = [
+            epoch_order(key, epoch, len(labels), recipe.batch_size)
+            for key in order_keys
+        ]
+        return np.stack(orders, 1)
+
+    def advance(seeds, step):
         epoch, batch = divmod(step, per_epoch)
-        if epoch not in order:
-            order.clear()
-            orders = [
-                epoch_order(key, epoch, len(labels), recipe.batch_size)
-                for key in order_keys
-            ]
-            order[epoch] = np.stack(orders, 1)
-        return functions.step(
-            state, settings, step_keys, images, labels, order[epoch][batch]
-        )
+        results = [
+            functions.step(state, settings, key, images, labels, index)
+            for state, key, index in zip(
+                seeds, step_keys, order(epoch)[batch], strict=True
+            )
+        ]
+        seeds, logs = zip(*results, strict=True)
+        return seeds, stack(logs)
 
-    return resumable.train_loop(
+    seeds = [
+        TrainState(state.step + 0, *jax.tree.map(lambda leaf, s=s: leaf[s], state[1:]))
+        for s in range(len(keys))
+    ]
+    seeds = resumable.train_loop(
         advance,
-        state,
+        seeds,
         range(int(state.step), steps),
         log_every=log_every,
         save_every=(checkpoint_every,),
-        on_log=on_log,
-        save=partial(resumable.save, folder),
+        on_log=lambda seeds, step, log: on_log(joined(seeds), step, log),
+        save=lambda seeds: resumable.save(folder, joined(seeds)),
         name=folder.name,
         check=lambda *_: None,
     )
+    return joined(seeds)
 
 
 class Measured(NamedTuple):

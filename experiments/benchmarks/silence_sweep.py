@@ -27,8 +27,7 @@ import jax
 import numpy as np
 
 from bspec_jax import runs
-from bspec_jax.classifier import Pixels
-from bspec_jax.classifier.sweeps import sweep
+from bspec_jax.classifier import Pixels, sweeps
 from bspec_jax.classifier.training import Training, TrainState
 from bspec_jax.data import Split
 from bspec_jax.storage.errors import UserError
@@ -146,31 +145,37 @@ def examples_of(config: Config) -> tuple[Split, np.ndarray]:
 def training_of(config: Config) -> Training:
     network = build(config.silence, config.group, CLASSES)
     recipe = recipe_of(config.silence)
-    return sweep(network, recipe, PIXELS, config.total_steps)
+    return sweeps.sweep(network, recipe, PIXELS, config.total_steps)
 
 
-def initial_state(config: Config) -> TrainState:
-    keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-    images = np.zeros((1, SIZE, SIZE, 1), np.uint8)
-    return training_of(config).init(keys, config.group.columns(), images)
+def keys_of(config: Config) -> jax.Array:
+    return jax.random.split(jax.random.key(config.seed), config.seeds)
+
+
+def initial_states(config: Config) -> list[TrainState]:
+    """Those of the seeds."""
+    init, images = training_of(config).init, np.zeros((1, SIZE, SIZE, 1), np.uint8)
+    return [init(key, config.group.columns(), images) for key in keys_of(config)]
 
 
 def initial_params(config: Config) -> dict:
     """The initial parameters of every form, as NumPy arrays `[S, K, M, ...]`."""
-    return jax.device_get(initial_state(config).params)
+    return jax.device_get(sweeps.joined(initial_states(config)).params)
 
 
 def _jax_step(config: Config, examples: Split) -> Callable[[np.ndarray], jax.Array]:
-    train, state = training_of(config), initial_state(config)
-    keys = jax.random.split(jax.random.key(config.seed), config.seeds)
+    train, keys, states = training_of(config), keys_of(config), initial_states(config)
     settings, examples = jax.tree.map(
         jax.numpy.asarray, (config.group.columns(), examples)
     )
 
     def step(index):
-        nonlocal state
-        state, log = train.step(state, settings, keys, *examples, index)
-        return log["loss"]
+        results = [
+            train.step(state, settings, key, *examples, batch)
+            for state, key, batch in zip(states, keys, index, strict=True)
+        ]
+        states[:], logs = zip(*results, strict=True)
+        return sweeps.stack(logs)["loss"]
 
     return step
 
