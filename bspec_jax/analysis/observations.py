@@ -17,8 +17,8 @@ from bspec_jax.analysis.statistics import FEW, rate_difference
 from bspec_jax.analysis.verdicts import BOTH, OBSERVATIONS, judge
 
 SAME_SUCCESS = 0.005  # observation 6 compares networks that differ by no more
+CHANGE = OBSERVATIONS["section8"].measure  # of a share, since the start
 # Shown with the conjecture of section 8: shares of all (parameter, example) pairs.
-CHANGE = "vanishing_distributive"
 BESIDE = ("vanishing_share", "vanishing_gradient", "orthogonal")
 
 
@@ -89,7 +89,7 @@ def evaluate_hessian(
     converged = stages["converged"]
     block_diagonal = _record(7, branches, stages, regime)
     block_diagonal["beside"]["step_effect"] = _last(converged["step_effect"])
-    networks = np.asarray(converged["vanishing_distributive"]["networks"])
+    networks = np.asarray(converged[CHANGE]["networks"])
     at = int(np.flatnonzero(networks >= min(FEW, networks.max()))[-1])
     vanishing = _record("section8", branches, _beyond_start(stages), regime, at)
     for name in BESIDE:
@@ -100,8 +100,8 @@ def evaluate_hessian(
 def _beyond_start(stages) -> dict:
     """The stages with the vanishing factors relative to those left at the start.
 
-    (s - s_0) / (1 - s_0), the second s_0 a mean over networks: that of a single one may
-    be close to 1.
+    (s - s_0) / (1 - s_0), with the mean s_0 over networks in the denominator: that of a
+    single one may be close to 1.
     """
     share, change = (
         {key: np.asarray(of[key], float) for key in ("mean", "interval")}

@@ -19,9 +19,10 @@ from bspec_jax import classifier, runs
 from bspec_jax.classifier import Classifier
 from bspec_jax.data.augmentation import normalise
 from experiments.benchmarks.measuring import BenchmarkConfig, median_seconds
+from experiments.classify.measure import PRUNED
 
 NAME = "benchmarks.pruning"
-NETWORKS = ("main", "pruned")
+NETWORKS = (classifier.MAIN, PRUNED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ def main(config: Config) -> None:
 
 def measure(networks: dict[str, Classifier], config: Config) -> dict:
     """Seconds of a forward pass of each network, and the ratios of pruned to main."""
-    shape = (config.batch_size, *networks["main"].spec.image_shape)
+    shape = (config.batch_size, *networks[classifier.MAIN].spec.image_shape)
     images = np.random.default_rng(config.seed).integers(0, 256, shape, np.uint8)
     passes = {name: forward(network, images) for name, network in networks.items()}
     rounds = 5  # in turn, so that both meet the same load of the machine
@@ -70,8 +71,8 @@ def measure(networks: dict[str, Classifier], config: Config) -> dict:
         for name in passes
     }
     ratios = {
-        "time": of["pruned"]["seconds"] / of["main"]["seconds"],
-        "branches": of["pruned"]["branches"] / of["main"]["branches"],
+        name: of[PRUNED][key] / of[classifier.MAIN][key]
+        for name, key in (("time", "seconds"), ("branches", "branches"))
     }
     return of | ratios
 

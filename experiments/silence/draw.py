@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bspec_jax import figures
+from bspec_jax.analysis.averages import summary
 from bspec_jax.analysis.silence import earliest_silence
-from bspec_jax.analysis.statistics import mean_interval
 from bspec_jax.storage import files
 
 
@@ -45,14 +45,14 @@ def by_degree(cells: Sequence[Mapping], config: Mapping) -> dict[str, dict]:
     curves = {}
     for cell in sorted(chosen(cells, config, "depth"), key=lambda c: c["depth"]):
         others = chosen(cells, config | {"depth": cell["depth"]}, "decay")
-        mean, interval = share([c["active_centred"] for c in others], cell["branches"])
+        active = share([c["active_centred"] for c in others], cell["branches"])
         degree = cell["degree"]
         curves[f"degree {degree}"] = cell["along_training"] | {
             "earliest": earliest_silence(degree),
             "ends": {
                 "decay_budget": [c["decay_budget"] for c in others],
-                "active_share": mean,
-                "active_share_interval": interval,
+                "active_share": active["mean"],
+                "active_share_interval": active["interval"],
             },
         }
     return curves
@@ -71,8 +71,8 @@ def by_branches(cells: Sequence[Mapping], config: Mapping) -> dict[str, dict]:
             name = f"weight decay {decay:g}" if decay else "no weight decay"
             rows[name] = {
                 "branches": m.tolist(),
-                "active": summary(active),
-                "silent": summary(silent),
+                "active": shown(active),
+                "silent": shown(silent),
             }
     return rows
 
@@ -98,13 +98,11 @@ def by_decay_and_rate(cells: Sequence[Mapping], config: Mapping) -> dict | None:
     }
 
 
-def share(active: Sequence, branches: int) -> list[list]:
-    """Mean share of active branches and its interval, for each list over seeds."""
-    mean, interval = mean_interval(np.array(active, float) / branches, bounds=(0, 1))
-    return files.to_json((mean, interval))
+def share(active: Sequence, branches: int) -> dict[str, list]:
+    """The share of active branches, for each list over seeds."""
+    return shown(np.array(active, float) / branches, 1)
 
 
-def summary(values: Sequence) -> dict[str, list]:
-    """Mean and 95 % interval over the last axis."""
-    mean, interval = mean_interval(np.array(values), bounds=(0, np.inf))
-    return files.to_json({"mean": mean, "interval": interval})
+def shown(values: Sequence, most: float = np.inf) -> dict[str, list]:
+    """Mean and 95 % interval over the last axis, of values in 0..most."""
+    return files.to_json(summary(np.array(values), True, (0, most)))

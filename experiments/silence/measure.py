@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from bspec_jax import data
+from bspec_jax.analysis.averages import summary
 from bspec_jax.analysis.statistics import mean_interval
 from bspec_jax.classifier.sweeps import activity
 from experiments.silence import cells, predictions
@@ -17,35 +18,32 @@ def measure(config: Config, dataset: data.Dataset) -> dict[str, Any]:
     """All that results.json holds."""
     loaded = cells.load(config, len(dataset.test.labels))
     main = next(cell for cell in loaded if is_main(config, cell))
+    of_two = predictions.of_degree_two(config, loaded)
+    limit = predictions.lambda_star(config, dataset) if of_two else np.inf
     return {
         "classes": dataset.class_names,
         "cells": [describe(config, cell) for cell in loaded],
         "example": example(main),
-        "predictions": predictions.evaluate(config, loaded, dataset),
-        "threshold": threshold(config, loaded, dataset),
+        "predictions": predictions.evaluate(config, loaded, limit),
+        "threshold": threshold(of_two, limit),
     }
 
 
-def threshold(
-    config: Config, loaded: Sequence[Cell], dataset: data.Dataset
-) -> dict[str, Any] | None:
+def threshold(of_two: Sequence[Cell], limit: float) -> dict[str, Any] | None:
     """What is left of networks of degree 2, by decay; None if none is beyond lambda*.
 
     The root mean square response of the largest branch, and the active share.
     """
-    of_two = predictions.of_degree_two(config, loaded)
-    of_two = sorted(of_two, key=lambda cell: cell.weight_decay)
-    limit = predictions.lambda_star(config, dataset) if of_two else np.inf
     if not any(cell.weight_decay > limit for cell in of_two):
         return None
-    largest = mean_interval(np.array([cell.sizes.max(-1) for cell in of_two]))
+    of_two = sorted(of_two, key=lambda cell: cell.weight_decay)
+    largest = np.array([cell.sizes.max(-1) for cell in of_two])
     shares = np.array([1 - cell.silent_share for cell in of_two])
-    share = mean_interval(shares, bounds=(0, 1))
     return {
         "lambda_star": limit,
         "decays": [cell.weight_decay for cell in of_two],
-        "largest": dict(zip(("mean", "interval"), largest, strict=True)),
-        "active_share": dict(zip(("mean", "interval"), share, strict=True)),
+        "largest": summary(largest, True),
+        "active_share": summary(shares, True, (0, 1)),
     }
 
 

@@ -97,18 +97,21 @@ def row(number: str, setting: str, values: Sequence[float]) -> dict[str, Any]:
 
 
 def evaluate(
-    config: Config, cells: Sequence[Cell], dataset: data.Dataset
+    config: Config, cells: Sequence[Cell], limit: float
 ) -> list[dict[str, Any]]:
-    """The rows of all predictions that these networks bear on."""
+    """The rows of all predictions that these networks bear on.
+
+    Args:
+      limit: of `lambda_star`; any number without networks `of_degree_two`.
+    """
     plain = [cell for cell in cells if cell.group.normalisation == "none"]
-    at_rate = [c for c in plain if c.learning_rate == config.learning_rate]
-    at_rate = [c for c in at_rate if c.init_scale == config.init_scale]
+    at_rate = at_main_rate(config, plain)
     rows = [
         *degrees(config, at_rate),
         *without_decay(plain),
         *growth(config, at_rate),
         *one_curve(config, plain),
-        *threshold(config, at_rate, dataset),
+        *threshold(of_degree_two(config, plain), limit),
         *batch_norm(cells),
     ]
     for cell in at_rate:
@@ -165,14 +168,8 @@ def one_curve(config: Config, cells: Sequence[Cell]) -> Iterator[dict]:
             yield row("7", f"{setting(a)}; {setting(b)}", difference)
 
 
-def threshold(
-    config: Config, cells: Sequence[Cell], dataset: data.Dataset
-) -> Iterator[dict]:
+def threshold(of_two: Sequence[Cell], limit: float) -> Iterator[dict]:
     """8: decay below and beyond lambda*, at degree 2."""
-    of_two = of_degree_two(config, cells)
-    if not of_two:
-        return
-    limit = lambda_star(config, dataset)
     for cell in of_two:
         where = f"{setting(cell)}, lambda* = {limit:.3g}"
         if cell.weight_decay < limit / 3:
@@ -181,16 +178,20 @@ def threshold(
             yield row("8b", where, cell.sizes.max(-1))
 
 
+def at_main_rate(config: Config, cells: Sequence[Cell]) -> list[Cell]:
+    """Those of the main learning rate and initial scale."""
+    main = (config.learning_rate, config.init_scale)
+    return [cell for cell in cells if (cell.learning_rate, cell.init_scale) == main]
+
+
 def of_degree_two(config: Config, cells: Sequence[Cell]) -> list[Cell]:
-    """Those with decay and without normalisation, at the main rate and scale."""
+    """Those of them with decay and without normalisation, whose degree is two."""
     return [
         cell
-        for cell in cells
+        for cell in at_main_rate(config, cells)
         if cell.group.degree == 2
         and cell.group.normalisation == "none"
         and cell.weight_decay
-        and cell.learning_rate == config.learning_rate
-        and cell.init_scale == config.init_scale
     ]
 
 

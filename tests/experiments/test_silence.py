@@ -296,14 +296,15 @@ def test_where_rounding_is_left_all_branches_are_silent(images):
     assert_array_equal(gone.active, np.zeros(5))
     assert gone.is_silent().all()
     assert_array_equal(alive.active, np.full(5, 4))
-    rows = predictions.threshold(config, cells, dataset)
+    of_two = predictions.of_degree_two(config, cells)
+    rows = predictions.threshold(of_two, limit)
     assert {r["prediction"]: r["holds"] for r in rows} == {"8a": True, "8b": True}
-    found = measuring.threshold(config, cells, dataset)
+    found = measuring.threshold(of_two, limit)
     assert_allclose(found["lambda_star"], limit)
     assert found["decays"] == [alive.weight_decay, gone.weight_decay]
     assert_allclose(found["active_share"]["mean"], [1, 0])
     assert_allclose(found["largest"]["mean"][1], gone.sizes.max(1).mean())
-    assert measuring.threshold(config, [alive], dataset) is None
+    assert measuring.threshold([alive], limit) is None
 
 
 def test_batch_norm_is_judged_by_whether_the_data_are_fitted():
