@@ -51,14 +51,11 @@ class Settings(NamedTuple):
 def sweep(
     network: BranchedNetwork, recipe: Recipe, pixels: Pixels, total_steps: int
 ) -> Training:
-    """`training.training` of the networks of one seed, whose settings differ.
+    """`training.training` of a grid of networks.
 
-    init: `(key, settings, images) -> TrainState`, leaves `[K, M, ...]`.
-    step: `(state, settings, key, images, labels, index [batch]) -> (state, log)`; the
-        log's entries have the leading axis K. Donates `state`.
-
-    Seeds take their steps one after another: all networks of a grid in one call would
-    not fit into a cache, and XLA would allocate its buffers anew in each step.
+    init: `(keys [S], settings, images) -> TrainState`, leaves `[S, K, M, ...]`.
+    step: `(state, settings, keys [S], images, labels, index [S, batch]) ->
+        (state, log)`; the log's entries have the leading axes S and K. Donates `state`.
     """
 
     def functions(setting: Settings) -> Training:
@@ -67,32 +64,46 @@ def sweep(
         )
         return pure_training(network, own, pixels, total_steps)
 
-    def init(key, settings, images):
-        def one(setting):
+    def init(keys, settings, images):
+        def one(key, setting):
             state = functions(setting).init(key, images)
             scaled = jax.tree.map(lambda p: setting.init_scale * p, state.params)
             return state._replace(params=scaled)
 
-        return jax.vmap(one, out_axes=STACKED)(settings)
+        of_seed = jax.vmap(one, (None, 0), STACKED)
+        return jax.vmap(of_seed, (0, None), STACKED)(keys, settings)
 
-    def step(state, settings, key, images, labels, index):
-        def one(setting, state):
+    def step(state, settings, keys, images, labels, index):
+        def one(state, setting, key, index):
             return functions(setting).step(state, key, images, labels, index)
 
-        return jax.vmap(one, (0, STACKED), (STACKED, 0))(settings, state)
+        of_seed = jax.vmap(one, (STACKED, 0, None, None), (STACKED, 0))
+        of_grid = jax.vmap(of_seed, (STACKED, None, 0, 0), (STACKED, 0))
+        return of_grid(state, settings, keys, index)
 
     return compiled(Training(init, step))
 
 
 @jax.jit
-def stack(trees: Sequence[Tree]) -> Tree:
-    """One tree of those of the seeds, with their axis first."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+def join(trees: Sequence[Tree]) -> Tree:
+    """One tree of those of several seeds each, along their leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
 
 
-def joined(seeds: Sequence[TrainState]) -> TrainState:
-    """The state of a grid, leaves `[S, K, M, ...]`, of the states of its seeds."""
-    return TrainState(seeds[0].step, *stack([state[1:] for state in seeds]))
+def joined(states: Sequence[TrainState]) -> TrainState:
+    """The state of a grid, leaves `[S, K, M, ...]`, of the states of its parts."""
+    return TrainState(states[0].step, *join([state[1:] for state in states]))
+
+
+def parts_of(num_seeds: int) -> list[slice]:
+    """The seeds that take a step in one call.
+
+    On a CPU, one: the networks of all seeds would not fit into a cache, and XLA would
+    allocate their buffers anew in each step. On an accelerator, all: a step is short,
+    and the call would cost more.
+    """
+    size = 1 if jax.default_backend() == "cpu" else num_seeds
+    return [slice(first, first + size) for first in range(0, num_seeds, size)]
 
 
 def fit(
@@ -135,8 +146,11 @@ def fit(
     ).T
     functions = sweep(network, recipe, pixels, steps)
     settings = jax.tree.map(jnp.asarray, settings)
+    parts = parts_of(len(keys))
+    keys_of_parts = [step_keys[p] for p in parts]
     state = resumable.resume(
-        folder, joined([functions.init(key, settings, images[:1]) for key in init_keys])
+        folder,
+        joined([functions.init(init_keys[p], settings, images[:1]) for p in parts]),
     )
 
     @lru_cache(1)
@@ -147,33 +161,32 @@ def fit(
         ]
         return np.stack(orders, 1)
 
-    def advance(seeds, step):
+    def advance(states, step):
         epoch, batch = divmod(step, per_epoch)
+        index = order(epoch)[batch]
         results = [
-            functions.step(state, settings, key, images, labels, index)
-            for state, key, index in zip(
-                seeds, step_keys, order(epoch)[batch], strict=True
-            )
+            functions.step(state, settings, key, images, labels, index[p])
+            for state, key, p in zip(states, keys_of_parts, parts, strict=True)
         ]
-        seeds, logs = zip(*results, strict=True)
-        return seeds, stack(logs)
+        states, logs = zip(*results, strict=True)
+        return states, join(logs)
 
-    seeds = [
-        TrainState(state.step + 0, *jax.tree.map(lambda leaf, s=s: leaf[s], state[1:]))
-        for s in range(len(keys))
+    states = [
+        TrainState(state.step + 0, *jax.tree.map(lambda leaf, p=p: leaf[p], state[1:]))
+        for p in parts
     ]
-    seeds = resumable.train_loop(
+    states = resumable.train_loop(
         advance,
-        seeds,
+        states,
         range(int(state.step), steps),
-        log_every=log_every,
-        save_every=(checkpoint_every,),
-        on_log=lambda seeds, step, log: on_log(joined(seeds), step, log),
-        save=lambda seeds: resumable.save(folder, joined(seeds)),
+        log_every=(log_every,),
+        save_every=checkpoint_every,
+        on_log=lambda states, step, log: on_log(joined(states), step, log),
+        save=lambda states: resumable.save(folder, joined(states)),
         name=folder.name,
         check=lambda *_: None,
     )
-    return joined(seeds)
+    return joined(states)
 
 
 class Measured(NamedTuple):

@@ -160,8 +160,8 @@ def epoch_order(
 class Schedule(NamedTuple):
     """Steps between two logs and between two checkpoints of `fit`."""
 
-    log_every: int = 50
-    checkpoint_every: int = 500  # the end of each epoch has one in any case
+    log_every: int = 50  # the end of each epoch is logged in any case
+    checkpoint_every: int = 500
 
 
 def fit(
@@ -211,8 +211,8 @@ def fit(
             advance,
             state,
             range(int(state.step), end),
-            log_every=schedule.log_every,
-            save_every=(per_epoch, schedule.checkpoint_every),
+            log_every=(schedule.log_every, per_epoch),
+            save_every=schedule.checkpoint_every,
             on_log=lambda state, step, log: on_log(state, step, step / per_epoch, log),
             save=partial(resumable.save, folder, keep=kept),
             name=folder.name,

@@ -79,8 +79,8 @@ def train_loop(
     state: Any,
     steps: range,
     *,
-    log_every: int,
-    save_every: Sequence[int],
+    log_every: Sequence[int],
+    save_every: int,
     on_log: Callable[[Any, int, dict[str, np.ndarray]], Any],
     save: Callable[[Any], Any],
     name: str,
@@ -90,8 +90,8 @@ def train_loop(
 
     Args:
       advance: step t, `(state, t) -> (state, log)`, the log a dict of arrays.
-      log_every: steps between two calls of `on_log`, which precedes any save.
-      save_every: saves at each multiple of any of these, and at the end.
+      log_every: calls `on_log` at each multiple of any of these, and before any save.
+      save_every: steps between two saves; another is at the end.
       on_log: takes the state, the number of steps done, and the logs since the last
         call, stacked `[K, ...]`.
       name: of the network, for messages.
@@ -104,7 +104,7 @@ def train_loop(
     check = check or check_finite
     done, total = steps.start, steps.stop
     while done < total:
-        stop = min(total, *((done // n + 1) * n for n in (log_every, *save_every)))
+        stop = min(total, *((done // n + 1) * n for n in (*log_every, save_every)))
         log = []
         for step in range(done, stop):
             state, entry = advance(state, step)
@@ -113,7 +113,7 @@ def train_loop(
         check(name, done, log)
         done = stop
         on_log(state, done, log)
-        if done == total or any(done % n == 0 for n in save_every):
+        if done == total or done % save_every == 0:
             save(state)
     return state
 

@@ -148,14 +148,16 @@ def training_of(config: Config) -> Training:
     return sweeps.sweep(network, recipe, PIXELS, config.total_steps)
 
 
-def keys_of(config: Config) -> jax.Array:
-    return jax.random.split(jax.random.key(config.seed), config.seeds)
+def keys_of(config: Config) -> list[jax.Array]:
+    """Of the seeds that take a step in one call, as in `sweeps.fit`."""
+    keys = jax.random.split(jax.random.key(config.seed), config.seeds)
+    return [keys[part] for part in sweeps.parts_of(config.seeds)]
 
 
 def initial_states(config: Config) -> list[TrainState]:
-    """Those of the seeds."""
+    """Those of `keys_of`."""
     init, images = training_of(config).init, np.zeros((1, SIZE, SIZE, 1), np.uint8)
-    return [init(key, config.group.columns(), images) for key in keys_of(config)]
+    return [init(keys, config.group.columns(), images) for keys in keys_of(config)]
 
 
 def initial_params(config: Config) -> dict:
@@ -164,18 +166,19 @@ def initial_params(config: Config) -> dict:
 
 
 def _jax_step(config: Config, examples: Split) -> Callable[[np.ndarray], jax.Array]:
-    train, keys, states = training_of(config), keys_of(config), initial_states(config)
+    train, states = training_of(config), initial_states(config)
+    parts = [*zip(keys_of(config), sweeps.parts_of(config.seeds), strict=True)]
     settings, examples = jax.tree.map(
         jax.numpy.asarray, (config.group.columns(), examples)
     )
 
     def step(index):
         results = [
-            train.step(state, settings, key, *examples, batch)
-            for state, key, batch in zip(states, keys, index, strict=True)
+            train.step(state, settings, keys, *examples, index[part])
+            for state, (keys, part) in zip(states, parts, strict=True)
         ]
         states[:], logs = zip(*results, strict=True)
-        return sweeps.stack(logs)["loss"]
+        return sweeps.join(logs)["loss"]
 
     return step
 

@@ -137,9 +137,9 @@ class Config(ClassifierConfig):
     skip_flip: bool = False
     """Skip random horizontal flips."""
     log_every: int = 50
-    """Steps between two lines of metrics.jsonl."""
+    """Steps between two lines of metrics.jsonl; each epoch also ends with one."""
     checkpoint_every: int = 500
-    """Steps between two checkpoints within an epoch; each epoch also ends with one."""
+    """Steps between two checkpoints, from the newest of which --resume goes on."""
     figure_branches: tuple[int, ...] | None = None
     """Branches in Figures 8 and 16, from 0. Default: the two of largest response."""
     figure_classes: tuple[int, ...] | None = None

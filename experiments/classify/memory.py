@@ -1,18 +1,13 @@
 """The memory that a run takes, estimated before it starts."""
 
-import math
-from itertools import pairwise
 from typing import NamedTuple
 
 from bspec_jax import runs
 from bspec_jax.data.images import Source
+from experiments.branch_size import COPIES_OF_OUTPUTS, branch_size
 from experiments.classify.config import Config
 
 FLOAT = 4  # bytes
-# Copies of the outputs of a branch's stages, or hidden layers, that a training step
-# holds: what XLA counts on a CPU, for 2 to 8 branches of several widths and images of
-# 14 to 32 pixels.
-COPIES_OF_OUTPUTS = {"resnet": 15, "cnn": 3, "mlp": 3}
 COPIES_OF_PARAMETERS = 4  # themselves, their gradient, two moments of AdamW
 COPIES_OF_RESPONSES = 3  # while they are measured
 
@@ -55,7 +50,9 @@ def estimate(config: Config, size: Size) -> int:
     """Bytes of the parameters, a step, the images and the responses of all networks."""
     height, width, channels = size.image_shape
     branches = max(config.branches_list)
-    parameters, outputs = branch_size(config, size)
+    parameters, outputs = branch_size(
+        config.branch, config.widths_list, size.image_shape, size.classes
+    )
     padded = (height + 2 * config.crop_padding) * (width + 2 * config.crop_padding)
     networks = (len(config.branches_list) + (not config.skip_control)) * config.repeats
     images_seen = branches * config.batch_size
@@ -69,25 +66,3 @@ def estimate(config: Config, size: Size) -> int:
         + FLOAT * COPIES_OF_RESPONSES * branches**2  # covariances
         + images
     )
-
-
-def branch_size(config: Config, size: Size) -> tuple[int, int]:
-    """About how many parameters a branch has, and outputs of stages for an image."""
-    height, width, channels = size.image_shape
-    widths = config.widths_list
-    if config.branch == "mlp":
-        layers = (height * width * channels, *widths, size.classes)
-        return sum(a * b for a, b in pairwise(layers)), sum(widths)
-    residual = config.branch == "resnet"
-    first = 0 if residual else 1  # how often the first stage's output is halved
-    areas = [
-        math.ceil(height / 2**i) * math.ceil(width / 2**i)
-        for i in range(first, first + len(widths))
-    ]
-    outputs = sum(w * area for w, area in zip(widths, areas, strict=True))
-    if residual:  # a stage has four 3 x 3 convolutions, one of which changes the width
-        kernels = (9 * w * (before + 3 * w) for before, w in pairwise((1, *widths)))
-        return sum(kernels), outputs
-    kernels = sum(9 * before * w for before, w in pairwise((channels, *widths)))
-    last = widths[-1] * areas[-1] if widths else height * width * channels
-    return kernels + last * size.classes, outputs

@@ -1,10 +1,10 @@
 """Flags of the silence experiment."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from bspec_jax import runs
-from bspec_jax.classifier.branches import Normalisation
+from bspec_jax.classifier.branches import STRIDES, BranchKind, Normalisation, degree
 from bspec_jax.classifier.recipe import MOST_STEPS
 from experiments.flags import (
     ClassifierConfig,
@@ -83,19 +83,21 @@ class Config(ClassifierConfig):
     """Number of training examples. Default: all."""
     test_examples: int | None = None
     """Number of test examples, drawn at random. Default: all."""
-    branch: Literal["mlp", "cnn"] = "mlp"
-    """A branch: a perceptron, or 3 x 3 convolutions of stride 2 and a linear layer."""
+    branch: BranchKind = "mlp"
+    """A branch: mlp, a perceptron; cnn, 3 x 3 convolutions of stride 2 and a linear
+    layer; or resnet, the paper's slim ResNet-18."""
     branches: int = 16
     """Number of branches M of the main networks."""
     sweep_branches: tuple[int, ...] | None = None
     """Further values of M, with the main decay and without any."""
     depth: int = 3
     """Layers with weights in a branch of the main networks: without normalisation the
-    degree of its response."""
+    degree of its response. A resnet has 18."""
     sweep_depths: tuple[int, ...] | None = None
     """Further depths, with every decay."""
     width: int = 16
-    """Units, or channels, of every hidden layer."""
+    """Units, or channels, of every hidden layer. Of a resnet, the channels of the first
+    of its four stages; each later one has twice as many as the one before."""
     normalisation: Normalisation = "none"
     """Normalisation in the main networks."""
     sweep_normalisations: tuple[Normalisation, ...] = ()
@@ -136,13 +138,27 @@ class Config(ClassifierConfig):
             check_single(self, name)
 
     def unused(self) -> dict[str, str]:
-        return super().unused() | unused_by_data(self.dataset)
+        modes = super().unused() | unused_by_data(self.dataset)
+        if self.branch == "resnet":
+            fixed = "with --branch resnet, whose depth is fixed"
+            modes |= {"depth": fixed, "sweep_depths": fixed}
+        return modes
 
     def resolved(self) -> "Config":
         """The config with a value for each flag that the grid decides."""
         grid = "quick" if self.quick else "full" if self.full else "default"
         missing = {n: v for n, v in GRIDS[grid].items() if getattr(self, n) is None}
-        return dataclasses.replace(self, **missing)
+        config = dataclasses.replace(self, **missing)
+        if self.branch == "resnet":
+            _, depth = degree("resnet", config.widths_of(0), "none")
+            config = dataclasses.replace(config, depth=depth, sweep_depths=())
+        return config
+
+    def widths_of(self, depth: int) -> tuple[int, ...]:
+        """The widths of a branch of so many layers, which a resnet ignores."""
+        if self.branch == "resnet":
+            return tuple(self.width * 2**stage for stage in range(len(STRIDES)))
+        return (self.width,) * (depth - 1)
 
     def all_of(self, name: str) -> list:
         """The main value of a flag and its further ones, ascending."""

@@ -28,8 +28,9 @@ class Group(NamedTuple):
 
     @property
     def depth(self) -> int:
-        """Layers with weights."""
-        return len(self.widths) + 1
+        """Layers with weights, on the longest path."""
+        _, highest = branches.degree(self.branch, self.widths, "none")
+        return highest
 
     @property
     def degree(self) -> int:
@@ -75,7 +76,7 @@ def groups(config: Config) -> list[Group]:
     return [
         Group(
             config.branch,
-            (config.width,) * (depth - 1),
+            config.widths_of(depth),
             normalisation,
             m,
             tuple(sorted(set(chosen))),

@@ -1,15 +1,13 @@
 """The memory that a run takes, estimated before it starts."""
 
-import math
-from itertools import pairwise
-
 from bspec_jax import runs
+from experiments.branch_size import COPIES_OF_OUTPUTS, branch_size
 from experiments.silence.config import RECORDS, Config
 from experiments.silence.grid import Group, groups
 
 FLOAT = 4  # bytes
 COPIES_OF_PARAMETERS = 4  # themselves, their gradient, the momentum, an update
-COPIES_OF_OUTPUTS = 6  # of a hidden layer, in a training step
+COPIES_BESIDE = 3  # of the outputs, where many networks train together
 PER_BRANCH = 12  # numbers in a record
 
 
@@ -28,22 +26,10 @@ def estimate(
     config: Config, group: Group, image_shape: tuple[int, int, int], num_classes: int
 ) -> int:
     """Bytes that training a group takes."""
-    height, width, channels = image_shape
-    if config.branch == "mlp":
-        sizes = (height * width * channels, *group.widths)
-        parameters = sum(math.prod(pair) for pair in pairwise(sizes))
-        outputs = sum(group.widths)
-        last = sizes[-1]
-    else:
-        sizes = (channels, *group.widths)
-        parameters = sum(9 * math.prod(pair) for pair in pairwise(sizes))
-        pixels = [
-            math.ceil(height / 2**i) * math.ceil(width / 2**i)
-            for i in range(len(sizes))
-        ]
-        outputs = sum(w * n for w, n in zip(group.widths, pixels[1:], strict=True))
-        last = sizes[-1] * pixels[-1]
-    parameters += last * num_classes
+    parameters, outputs = branch_size(
+        group.branch, group.widths, image_shape, num_classes
+    )
+    copies = COPIES_OF_OUTPUTS[group.branch] + COPIES_BESIDE
     each = COPIES_OF_PARAMETERS * parameters + RECORDS * PER_BRANCH
-    each += COPIES_OF_OUTPUTS * config.batch_size * (outputs + num_classes)
+    each += config.batch_size * copies * (outputs + num_classes)
     return FLOAT * len(group.settings) * config.repeats * group.branches * each

@@ -46,8 +46,12 @@ def train(network, folder, settings=SETTINGS, on_log=lambda *_: None, steps=6):
     )
 
 
+@pytest.mark.parametrize("parts", [[slice(0, 1), slice(1, 2)], [slice(0, 2)]])
 @pytest.mark.parametrize("network", [NETWORK, PLAIN], ids=["BatchNorm", "none"])
-def test_a_network_of_the_grid_is_the_one_trained_alone(network, tmp_path):
+def test_a_network_of_the_grid_is_the_one_trained_alone(
+    network, parts, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sweeps, "parts_of", lambda num_seeds: parts)
     logs = []
     state = train(
         network, tmp_path / "grid", on_log=lambda state, step, log: logs.append(log)
@@ -83,8 +87,7 @@ def test_a_network_of_the_grid_is_the_one_trained_alone(network, tmp_path):
 
 def test_the_initial_scale_multiplies_all_parameters():
     functions = sweeps.sweep(PLAIN, RECIPE, PIXELS, 6)
-    states = [functions.init(key, SETTINGS, jnp.asarray(IMAGES[:1])) for key in KEYS]
-    state = sweeps.joined(states)
+    state = functions.init(KEYS, SETTINGS, jnp.asarray(IMAGES[:1]))
     for leaf in jax.tree.leaves(state.params):
         assert_allclose(leaf[:, 2], 0.5 * leaf[:, 0], rtol=1e-6)
         assert_array_equal(leaf[:, 0], leaf[:, 1])
@@ -96,10 +99,10 @@ def test_one_compilation_serves_all_steps():
     functions = sweeps.sweep(PLAIN, RECIPE, PIXELS, 6)
     images, labels = map(jnp.asarray, EXAMPLES)
     settings = jax.tree.map(jnp.asarray, SETTINGS)
-    state = functions.init(KEYS[0], settings, images[:1])
+    state = functions.init(KEYS, settings, images[:1])
     for i in range(3):
-        index = np.full(4, i)
-        state, _ = functions.step(state, settings, KEYS[i % 2], images, labels, index)
+        index = np.full((2, 4), i)
+        state, _ = functions.step(state, settings, KEYS, images, labels, index)
     assert functions.step._cache_size() == 1
     assert int(state.step) == 3
 

@@ -22,6 +22,7 @@ from bspec_jax.classifier.branches import WIDTHS
 from bspec_jax.classifier.recipe import count_steps, decay_budget
 from bspec_jax.storage import checkpoints
 from bspec_jax.storage.errors import Notice, UserError
+from experiments.branch_size import branch_size
 from experiments.classify import __main__ as experiment
 from experiments.classify import memory, own_images, train
 from experiments.classify.config import NAME, Config
@@ -197,10 +198,9 @@ def test_memory_grows_with_what_takes_it():
 
 
 def test_a_branch_as_memory_sees_it():
-    size = memory.Size((7, 6, 2), 0, 0, 4)
-
     def of(**flags):
-        return memory.branch_size(Config(**flags).resolved(), size)
+        config = Config(**flags).resolved()
+        return branch_size(config.branch, config.widths_list, (7, 6, 2), 4)
 
     assert of(branch="mlp", widths=("7", "5")) == (84 * 7 + 7 * 5 + 5 * 4, 12)
     assert of(branch="mlp", depth=1) == (84 * 4, 0)

@@ -20,7 +20,7 @@ def run_loop(steps, state=0.0, advance=None, **options):
         advance or add,
         state,
         steps,
-        **{"log_every": 3, "save_every": (4, 10)} | options,
+        **{"log_every": (3, 10), "save_every": 4} | options,
         on_log=lambda state, done, log: calls.append(("log", done, log, state)),
         save=lambda state: calls.append(("save", state)),
         name="net",
@@ -36,7 +36,7 @@ def test_it_stops_to_log_and_to_save_and_at_the_end():
     assert [call[2]["step"].tolist() for call in logs][:3] == [[0, 1, 2], [3], [4, 5]]
     assert logs[0][2]["pair"].shape == (3, 2)
     saved = [call[1] for call in calls if call[0] == "save"]
-    assert saved == [sum(range(n)) for n in (4, 8, 10, 11)]
+    assert saved == [sum(range(n)) for n in (4, 8, 11)]
     # The log comes before the save of the same step.
     assert [call[0] for call in calls][:3] == ["log", "log", "save"]
 
@@ -59,8 +59,8 @@ def test_what_is_not_finite_is_named_with_its_step():
             advance,
             0,
             range(20),
-            log_every=5,
-            save_every=(5,),
+            log_every=(5,),
+            save_every=5,
             on_log=lambda *_: None,
             save=saved.append,
             name="net",
