@@ -151,7 +151,7 @@ class Config(ClassifierConfig):
         config = dataclasses.replace(self, **missing)
         if self.branch == "resnet":
             _, depth = degree("resnet", config.widths_of(0), "none")
-            config = dataclasses.replace(config, depth=depth, sweep_depths=())
+            config = dataclasses.replace(config, depth=depth, sweep_depths=(depth,))
         return config
 
     def widths_of(self, depth: int) -> tuple[int, ...]:
