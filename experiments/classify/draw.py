@@ -1,5 +1,7 @@
 """The figures of a finished run."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -35,19 +37,20 @@ def draw(config: Config, results: dict) -> dict[str, Figure]:
 def needed(results: dict) -> dict:
     """The results with fewer lines of `curves`: no more than figures can show.
 
-    Of each network those with a validation accuracy, and others at equal distances.
+    Of the main network alone, some at equal distances of all, and some of those with a
+    validation accuracy.
     """
-    by_network = {}
-    for line in results["curves"]:
-        by_network.setdefault(line["network"], []).append(line)
-    curves = []
-    for lines in by_network.values():
-        last = len(lines) - 1
-        spaced = np.linspace(0, last, min(last + 1, ENOUGH_LINES)).round().astype(int)
-        shown = {*spaced.tolist()}
-        shown |= {i for i, line in enumerate(lines) if "validation_accuracy" in line}
-        curves += [lines[i] for i in sorted(shown)]
-    return results | {"curves": curves}
+    lines = [line for line in results["curves"] if line["network"] == classifier.MAIN]
+    validated = [i for i, line in enumerate(lines) if "validation_accuracy" in line]
+    shown = {*_spaced(range(len(lines))), *_spaced(validated)}
+    return results | {"curves": [lines[i] for i in sorted(shown)]}
+
+
+def _spaced(places: Sequence[int]) -> list[int]:
+    """`ENOUGH_LINES` of them at most, with the first and the last."""
+    count = min(len(places), ENOUGH_LINES)
+    chosen = np.linspace(0, len(places) - 1, count).round().astype(int)
+    return [places[i] for i in chosen.tolist()]
 
 
 def draw_examples(config: Config, results: dict) -> dict[str, Figure]:

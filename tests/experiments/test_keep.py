@@ -375,20 +375,16 @@ def test_of_a_long_training_few_lines_are_kept(monkeypatch):
     monkeypatch.setattr(classify_draw, "ENOUGH_LINES", 3)
     curves = [
         {"network": name, "step": step}
-        | ({"validation_accuracy": 0.5} if step == 7 else {})
+        | ({"validation_accuracy": 0.5} if step in validated else {})
+        for name, validated in (("control", ()), ("main", (1, 2, 6, 7, 8)))
         for step in range(10)
-        for name in ("main", "control")
     ]
-    results = {"curves": [*curves, {"network": "short", "step": 1}], "loss": 2.0}
-    kept = classify_draw.needed(results)
+    kept = classify_draw.needed({"curves": curves, "loss": 2.0})
     found = [(line["network"], line["step"]) for line in kept["curves"]]
-    steps = (0, 4, 7, 9)
-    assert found == [
-        *(("main", step) for step in steps),
-        *(("control", step) for step in steps),
-        ("short", 1),
-    ]
+    # 0, 4 and 9 of all, and 1, 6 and 8 of those with a validation accuracy.
+    assert found == [("main", step) for step in (0, 1, 4, 6, 8, 9)]
     assert kept["loss"] == 2.0
+    assert classify_draw.needed({"curves": []}) == {"curves": []}
 
 
 def test_the_spectra_of_a_checkpoint_are_not_kept():
