@@ -43,6 +43,7 @@ from bspec_jax.figures.hessian import (
     hessian_eigenvalues,
     hessian_heat_maps,
     hessian_index,
+    hessian_own_blocks,
     vanishing_factors,
 )
 from bspec_jax.figures.own_images import own_contributions
@@ -96,6 +97,7 @@ __all__ = [
     "hessian_eigenvalues",
     "hessian_heat_maps",
     "hessian_index",
+    "hessian_own_blocks",
     "image_components",
     "most_confident_images",
     "normal_errors",

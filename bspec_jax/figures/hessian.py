@@ -215,6 +215,46 @@ def hessian_index(tasks: Mapping) -> Figure:
 
 
 @styled
+def hessian_own_blocks(title: str, stages: Sequence[Mapping]) -> Figure:
+    """What the data do to each branch at each stage, against the branch's size.
+
+    The extreme eigenvalues of its own block of the Hessian, and its distributive
+    factor. The decay adds its own coefficient to each eigenvalue.
+
+    Args:
+      stages: "step" and "branches", a `classifier.stability.BranchStability`.
+    """
+    figure = Figure(figsize=(9.4, 3.3))
+    row = figure.subplots(1, 3)
+    panels = {
+        "lowest": "lowest eigenvalue of $H_{kk}$",
+        "highest": "highest eigenvalue of $H_{kk}$",
+        "distributive": r"distributive factor $\|\partial v_k / \partial \theta_k\|$",
+    }
+    sizes = [floats(stage["branches"]["size"]) for stage in stages]
+    for ax, (name, label) in zip(row, panels.items(), strict=True):
+        values = [floats(stage["branches"][name]) for stage in stages]
+        for i, (stage, x, y) in enumerate(zip(stages, sizes, values, strict=True)):
+            look = {"color": COLOURS[i % len(COLOURS)], "marker": "osv^D"[i % 5]}
+            step = f"step {stage['step']:,}"
+            ax.plot(x, y, ls="", ms=4, alpha=0.7, label=step, **look)
+        ax.set(title=label, xlabel="rms response without its mean")
+        ax.set_xscale("symlog", linthresh=_smallest(sizes))
+        ax.set_yscale("symlog", linthresh=_smallest(values))
+        ax.tick_params(labelsize=7)
+    row[0].legend(fontsize=7, title=title, title_fontsize=7)
+    return figure
+
+
+def _smallest(values: Sequence[np.ndarray]) -> float:
+    """The range of a symmetric logarithmic axis around 0: of what is not rounding."""
+    sizes = np.abs(np.concatenate(values))
+    sizes = sizes[np.isfinite(sizes)]
+    largest = sizes.max(initial=0) or 1.0
+    return max(sizes[sizes > 0].min(initial=largest), 1e-6 * largest)
+
+
+@styled
 def vanishing_factors(tasks: Mapping) -> Figure:
     """Section 8: shares of vanishing factors and gradients at the end, against M.
 

@@ -4,7 +4,8 @@ The exact Hessian of the summed loss with respect to the chosen leaves of all br
 (by default their first layer), over training examples without augmentation, at
 initialisation, half-way and at the checkpoint. Each is taken with the clamp of the
 training and without any, because saturated outputs have no curvature under the hard
-clamp. The control has the Jacobians of the run's separately trained branches.
+clamp. The control has the Jacobians of the run's separately trained branches. Of each
+branch, besides, the extreme eigenvalues of its own block over all its parameters.
 """
 
 import math
@@ -19,14 +20,12 @@ from bspec_jax import classifier, data, runs
 from bspec_jax.analysis import hessian, observations
 from bspec_jax.analysis.hessian_measures import (
     block_measures,
-    branch_spectra,
-    spectrum,
     step_effect,
 )
 from bspec_jax.analysis.objective import Objective
 from bspec_jax.analysis.specialization import activity
 from bspec_jax.analysis.vanishing import THRESHOLDS, VANISHED, FactorScales
-from bspec_jax.classifier import curvature
+from bspec_jax.classifier import curvature, stability
 from bspec_jax.data.identity import hash_array
 from bspec_jax.storage import files
 from bspec_jax.storage.errors import UserError
@@ -34,7 +33,7 @@ from bspec_jax.trees import select_leaves
 
 EXAMPLES = 128
 CHUNK = 32  # examples at a time
-MOST_PARAMETERS = 8192  # of all branches: 0.25 GiB, and minutes for its eigenvalues
+MOST_PARAMETERS = 8192  # of all branches: 0.25 GiB
 HESSIANS = "hessians.npz"
 
 
@@ -100,10 +99,11 @@ def prepare(
 def _check_memory(trained: classifier.Classifier, size: int, num_examples: int):
     """Raises FlagError if the Hessians, or the examples as floats, do not fit."""
     hessians = 4 * 2 * 4 * size**2  # three stages, a control, two clamps, float32
-    eigenvalues = 3 * 8 * size**2
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
+    lanczos = 4 * stability.PRODUCTS * parameters
     images = 3 * 4 * num_examples * math.prod(trained.spec.image_shape)
     runs.check_memory(
-        hessians + eigenvalues + images,
+        hessians + lanczos + images,
         f"Hessians of {size:,} parameters over {num_examples:,} examples",
         "use fewer --leaves or --examples",
     )
@@ -186,7 +186,9 @@ def measure_stage(
         "step_effect": step_effect(
             h, curvature.gradient(objective, params, store.leaves), active
         ),
-        "spectra": {"whole": spectrum(h), "branches": branch_spectra(h)},
+        "branches": stability.branch_stability(
+            objective, params, jax.random.key(0)
+        )._asdict(),
         "factors": factors
         and {
             "thresholds": THRESHOLDS,

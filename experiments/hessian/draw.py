@@ -32,18 +32,12 @@ def draw(workdir: Path, results: dict) -> dict:
 def needed(results: dict) -> dict:
     """Results without the arrays that no figure shows.
 
-    Of a checkpoint these are the spectra. Of toys, heat maps are of the first, a middle
-    and the last stage, the scatter plots of index and ratio of the first and the last.
+    Of toys, heat maps are of the first, a middle and the last stage, the scatter plots
+    of index and ratio of the first and the last.
     """
-    tasks = {}
     if results["config"]["checkpoint"]:
-        for name, task in results["tasks"].items():
-            stages = [
-                {key: stage[key] for key in stage if key != "spectra"}
-                for stage in task["stages"]
-            ]
-            tasks[name] = task | {"stages": stages}
-        return results | {"tasks": tasks}
+        return results
+    tasks = {}
     for name, task in results["tasks"].items():
         examples = figures.heat_map_stages(task["example"])
         last = len(task["stages"]) - 1
@@ -60,7 +54,7 @@ def _numbers(index: dict) -> dict:
 
 
 def draw_classifier(workdir: Path, results: dict) -> dict:
-    """Figure 5, panels 3 and 4, with the clamp and without."""
+    """Figure 5, panels 3 and 4, and each branch's own block; both clamps."""
     stages = [s for task in results["tasks"].values() for s in task["stages"]]
     names = dict.fromkeys(stage["hessian"] for stage in stages)
     hessians = files.load_arrays(workdir / HESSIANS, names)
@@ -80,4 +74,7 @@ def draw_classifier(workdir: Path, results: dict) -> dict:
         title = f"{', '.join(results['leaves'])}, {clamp}"
         suffix = "" if name == "classify" else "_unclamped"
         drawn[f"fig05_hessian{suffix}"] = figures.hessian_heat_maps(title, examples)
+        drawn[f"hessian_branches{suffix}"] = figures.hessian_own_blocks(
+            clamp, task["stages"]
+        )
     return drawn

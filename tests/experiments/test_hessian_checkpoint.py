@@ -14,7 +14,7 @@ from PIL import Image
 
 from bspec_jax import classifier, data, runs
 from bspec_jax.analysis.vanishing import THRESHOLDS, FactorScales, VanishingShares
-from bspec_jax.classifier import curvature
+from bspec_jax.classifier import curvature, stability
 from bspec_jax.classifier.branches import WIDTHS
 from bspec_jax.storage import checkpoints, files
 from experiments.hessian import __main__ as experiment
@@ -121,6 +121,10 @@ def no_factors(objective, params, leaves, scales):
     return curvature.Factors(shares, np.zeros(len(THRESHOLDS)), FactorScales(1, 1, 1))
 
 
+def no_stability(objective, params, key):
+    return stability.BranchStability(*np.zeros((4, SPEC.branches)))
+
+
 def drawn_responses(objective, params):
     shape = SPEC.branches, objective.num_examples, len(SPEC.classes)
     return jax.random.normal(jax.random.key(0), shape)
@@ -139,6 +143,7 @@ def test_a_stopped_run_goes_on_with_the_same_network_and_data_only(
     monkeypatch.setattr(curvature, "factors", no_factors)
     monkeypatch.setattr(curvature, "responses", drawn_responses)
     monkeypatch.setattr(curvature, "gradient", own_parameters)
+    monkeypatch.setattr(checkpoint.stability, "branch_stability", no_stability)
     control = run / "checkpoints" / "control"
     checkpoints.write_spec(control, spec)
     checkpoints.save(control, 5, model=random_model(77))

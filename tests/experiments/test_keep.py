@@ -19,7 +19,6 @@ from bspec_jax.storage import checkpoints
 from bspec_jax.storage.errors import UserError
 from experiments import keep as command_of_keep
 from experiments.classify import draw as classify_draw
-from experiments.hessian import draw as hessian_draw
 from experiments.keep import keep, rounded, with_palette, with_significant_bits
 
 RESULTS = {
@@ -385,12 +384,3 @@ def test_of_a_long_training_few_lines_are_kept(monkeypatch):
     assert found == [("main", step) for step in (0, 1, 4, 6, 8, 9)]
     assert kept["loss"] == 2.0
     assert classify_draw.needed({"curves": []}) == {"curves": []}
-
-
-def test_the_spectra_of_a_checkpoint_are_not_kept():
-    stages = [{"step": 0, "spectra": {"whole": [1.0]}}, {"step": 5, "spectra": {}}]
-    task = {"clamp": "hard", "stages": stages}
-    results = {"config": {"checkpoint": "run"}, "tasks": {"classify": task}}
-    kept = hessian_draw.needed(results)["tasks"]["classify"]
-    assert kept == {"clamp": "hard", "stages": [{"step": 0}, {"step": 5}]}
-    assert "spectra" in stages[0]

@@ -122,6 +122,14 @@ def hessian_example():
     }
 
 
+def hessian_own_blocks(silent=False):
+    """Two stages of two branches; with `silent`, nothing is left of any."""
+    names = ("size", "distributive", "lowest", "highest")
+    values = [0.0, 0.0] if silent else [-0.5, 2.0]
+    branches = dict.fromkeys(names, values)
+    return [{"step": step, "branches": branches} for step in (0, 7)]
+
+
 def hessian_tasks():
     def means():
         interval = [[0.0, 0.2], [0.1, 0.3]]
@@ -257,6 +265,7 @@ ARGUMENTS = {
     "hessian_eigenvalues": lambda classes: (hessian_tasks(),),
     "hessian_heat_maps": lambda classes: (", ".join(classes), [hessian_example()] * 2),
     "hessian_index": lambda classes: (hessian_tasks(),),
+    "hessian_own_blocks": lambda classes: (classes[0], hessian_own_blocks()),
     "hessian_block_index": lambda classes: (hessian_tasks(),),
     "image_components": lambda classes: (pictures(), 1, [0, 3]),
     "most_confident_images": lambda classes: (classes, blocks(), np.float64(0.02)),
@@ -482,6 +491,7 @@ for of_one_m in (SINGLE_M["control"], SINGLE_M["stages"][0]["measures"]):
         ("vanishing_factors", ({"toy1": SINGLE_M},)),
         ("hessian_eigenvalues", ({"toy1": SINGLE_M},)),
         ("hessian_index", ({"toy1": SINGLE_M},)),
+        ("hessian_own_blocks", (PLAIN[0], hessian_own_blocks(silent=True))),
         ("most_confident_images", (PLAIN, [], 0.02)),
         (
             "most_confident_images",
