@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 
 from bspec_jax.figures.style import (
     AS_IT_IS,
@@ -239,8 +240,12 @@ def hessian_own_blocks(title: str, stages: Sequence[Mapping]) -> Figure:
             step = f"step {stage['step']:,}"
             ax.plot(x, y, ls="", ms=4, alpha=0.7, label=step, **look)
         ax.set(title=label, xlabel="rms response without its mean")
-        ax.set_xscale("symlog", linthresh=_smallest(sizes))
-        ax.set_yscale("symlog", linthresh=_smallest(values))
+        for axis, shown in ((ax.xaxis, sizes), (ax.yaxis, values)):
+            linear = _smallest(shown)
+            getattr(ax, f"set_{axis.axis_name}scale")("symlog", linthresh=linear)
+            locator = SymmetricalLogLocator(base=10, linthresh=linear)
+            locator.set_params(numticks=6)
+            axis.set_major_locator(locator)
         ax.tick_params(labelsize=7)
     row[0].legend(fontsize=7, title=title, title_fontsize=7)
     return figure

@@ -16,8 +16,12 @@ from bspec_jax.toys.tasks import TOLERANCE, Scalar, toy_network
 DORMANT_STEPS = 200  # a point unanswered for this long has been taken over (Fig. 2)
 
 
-def gradient_descent_step(params, x, y, *, learning_rate, negative_slope=0.01):
+def gradient_descent_step(
+    params, x, y, *, learning_rate, weight_decay=0.0, negative_slope=0.01
+):
     """One full-batch step theta - learning_rate * dL/dtheta of a toy network.
+
+    L is the squared error and weight_decay / 2 times the squared norm of theta.
 
     Args:
       params: `{"w": [M], "b": [M]}`.
@@ -26,15 +30,15 @@ def gradient_descent_step(params, x, y, *, learning_rate, negative_slope=0.01):
     Returns the new parameters. Source: eq. 2 and 7.
     """
     dtype = params["w"].dtype
-    numbers = (x, y, learning_rate, negative_slope)
-    x, y, rate, slope = (jnp.asarray(number, dtype) for number in numbers)
+    numbers = (x, y, learning_rate, weight_decay, negative_slope)
+    x, y, rate, decay, slope = (jnp.asarray(number, dtype) for number in numbers)
     network = toy_network(params["w"].shape[0], negative_slope=slope)
 
     def loss(params):
         return squared_error(network.apply(params, (), x)[0], y)
 
     gradient = jax.grad(loss)(params)
-    return jax.tree.map(lambda p, g: p - rate * g, params, gradient)
+    return jax.tree.map(lambda p, g: p - rate * (g + decay * p), params, gradient)
 
 
 def record(
@@ -45,6 +49,7 @@ def record(
     steps: int,
     every: int,
     learning_rate: Scalar = 0.02,
+    weight_decay: Scalar = 0.0,
     negative_slope: Scalar = 0.01,
 ) -> Float[Array, "S M N"]:
     """Every branch's response to every point along training (Fig. 2).
@@ -67,6 +72,7 @@ def record(
         jnp.asarray(x, params["w"].dtype),
         jnp.asarray(y, params["w"].dtype),
         learning_rate,
+        weight_decay,
         negative_slope,
         count=check_count("steps", steps, 0) // check_count("every", every),
         every=every,
@@ -74,7 +80,9 @@ def record(
 
 
 @partial(jax.jit, static_argnames=("count", "every"))
-def _record(params, x, y, learning_rate, negative_slope, *, count, every):
+def _record(
+    params, x, y, learning_rate, weight_decay, negative_slope, *, count, every
+):
     negative_slope = jnp.asarray(negative_slope, x.dtype)
     network = toy_network(params["w"].shape[0], negative_slope=negative_slope)
 
@@ -85,6 +93,7 @@ def _record(params, x, y, learning_rate, negative_slope, *, count, every):
                 x,
                 y,
                 learning_rate=learning_rate,
+                weight_decay=weight_decay,
                 negative_slope=negative_slope,
             )
 

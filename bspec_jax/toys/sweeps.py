@@ -42,18 +42,28 @@ class Settings(NamedTuple):
     negative_slope: np.ndarray
     init_scale: np.ndarray
     learning_rate: np.ndarray
+    weight_decay: np.ndarray  # lambda of the penalty lambda / 2 (w^2 + b^2)
     trial: np.ndarray  # number, see `trial_key`
 
 
 def settings(
-    *, task, num_branches, negative_slope=0.01, init_scale=1.0, learning_rate, trial
+    *,
+    task,
+    num_branches,
+    negative_slope=0.01,
+    init_scale=1.0,
+    learning_rate,
+    weight_decay=0.0,
+    trial,
 ) -> Settings:
     """All combinations of the arguments, each of which is a value or a sequence.
 
     Rows are in the order of the arguments, trials varying fastest: a column reshapes to
-    `[task, num_branches, negative_slope, init_scale, learning_rate, trial]`.
+    `[task, num_branches, negative_slope, init_scale, learning_rate, weight_decay,
+    trial]`.
     """
-    values = (task, num_branches, negative_slope, init_scale, learning_rate, trial)
+    first = (task, num_branches, negative_slope, init_scale)
+    values = (*first, learning_rate, weight_decay, trial)
     grids = np.meshgrid(*map(np.atleast_1d, values), indexing="ij")
     return Settings(*(grid.ravel() for grid in grids))
 
@@ -75,6 +85,7 @@ class Trials(NamedTuple):
     y: Float[np.ndarray, "N T"]
     num_branches: Int[np.ndarray, " T"]
     learning_rate: Float[np.ndarray, " T"]
+    weight_decay: Float[np.ndarray, " T"]
     negative_slope: Float[np.ndarray, " T"]
     error: Float[np.ndarray, " T"]  # sum_j (f(x_j) - y_j)^2
     steps: Int[np.ndarray, " T"]  # gradient steps taken
@@ -137,6 +148,7 @@ def init_trials(
         y=y[:, task],
         num_branches=table.num_branches.astype(np.int32),
         learning_rate=table.learning_rate.astype(dtype),
+        weight_decay=table.weight_decay.astype(dtype),
         negative_slope=table.negative_slope.astype(dtype),
         error=np.zeros(task.size, dtype),
         steps=np.zeros(task.size, np.int32),
@@ -179,8 +191,8 @@ def train(
 ) -> Trials:
     """Gradient descent on every trial, until it converges or has taken `steps` steps.
 
-    The error is checked every `check_every` steps; a trial whose error is below
-    `TOLERANCE` or no longer finite stops there. Running trials are repacked into full
+    The error, without the decay's penalty, is checked every `check_every` steps; a
+    trial whose error is below `TOLERANCE` or no longer finite stops there. Running trials are repacked into full
     tiles from time to time, so that stopped ones cost nothing.
 
     Args:
@@ -259,6 +271,7 @@ def _advance(tile: Trials, first, last, check_every):
     width = tile.w.shape[0]
     is_branch = jnp.arange(width)[:, None] < tile.num_branches[None, :]
     rate = jnp.where(is_branch, tile.learning_rate[None, :], 0)
+    kept = 1 - rate * tile.weight_decay[None, :]  # 1 in padding
     slope = tile.negative_slope[None, :]
 
     def step(_, params):
@@ -269,7 +282,7 @@ def _advance(tile: Trials, first, last, check_every):
         for x, d in zip(tile.x[:, None], collaborative[:, None], strict=True):
             g = jnp.where(w * x + b >= 0, d, slope * d)
             gradient_w, gradient_b = gradient_w + g * x, gradient_b + g
-        return w - rate * gradient_w, b - rate * gradient_b
+        return kept * w - rate * gradient_w, kept * b - rate * gradient_b
 
     def running(carry):
         _, _, error, _, now = carry

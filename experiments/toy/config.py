@@ -39,6 +39,9 @@ class Config(ToyConfig):
     """Numbers of branches M. Default: 2 to 30; for phase 8 and 32."""
     trials: int | None = None
     """Trials for each M and each point of the phase grid. Default: 1000; phase 200."""
+    weight_decay: float = 0.0
+    """L2 penalty on w and b. With it the error stays above the tolerance of success, so
+    that all trials take --steps steps."""
     overlay_learning_rate: float = 0.005
     """Second learning rate, for the dashed lines in Figure 4 right; 0 for none."""
     overlay_trials: int = 200
@@ -54,8 +57,10 @@ class Config(ToyConfig):
         super().check()
         for name in ("phase_init_scales", "phase_learning_rates"):
             check_positive(self, name)
-        check_not_negative(self, "overlay_learning_rate")
-        for name in (*PHASE_AXES.values(), "overlay_learning_rate"):
+        for name in "overlay_learning_rate", "weight_decay":
+            check_not_negative(self, name)
+            check_single(self, name)
+        for name in PHASE_AXES.values():
             check_single(self, name)
         widest = max(self.branches_list)
         runs.check_memory(
@@ -92,6 +97,10 @@ class Config(ToyConfig):
         """Values along each axis of the phase grid."""
         axes = PHASE_AXES.items()
         return {name: sorted(set(getattr(self, values))) for name, values in axes}
+
+    def setting(self, task: str, trials: int) -> str:
+        decay = f", decay {self.weight_decay:g}" if self.weight_decay else ""
+        return super().setting(task, trials) + decay
 
     def shown_branches(self, wanted: int) -> int | None:
         """The M of a figure of single networks; None if all are too large to be shown.

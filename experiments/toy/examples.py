@@ -30,6 +30,7 @@ def dynamics(config: Config, task: str) -> dict[str, Any]:
     steps = min(config.steps, RECORD_STEPS)
     options = {
         "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
         "negative_slope": config.negative_slope,
         "steps": steps,
         "every": RECORD_EVERY,

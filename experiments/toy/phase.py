@@ -15,6 +15,7 @@ def phase(config: Config, workdir: Path) -> dict[str, Any]:
     table = sweeps.settings(
         task=config.tasks_list,
         num_branches=branches,
+        weight_decay=config.weight_decay,
         trial=range(config.trials_count),
         **axes,
     )

@@ -68,6 +68,7 @@ def train(config: Config, workdir: Path) -> SweepNetworks:
             negative_slope=config.negative_slope,
             init_scale=config.init_scale,
             learning_rate=learning_rate,
+            weight_decay=config.weight_decay,
             trial=range(trials),
         )
 

@@ -355,6 +355,7 @@ def test_phase_covers_its_grid(tmp_path, capsys):
         (["--init-scale", 0], 2, "--init-scale must be positive"),
         (["--negative-slope", "nan"], 2, "--negative-slope must be finite"),
         (["--overlay-learning-rate", -1], 2, "--overlay-learning-rate must be finite"),
+        (["--weight-decay", -1], 2, "--weight-decay must be finite, >= 0"),
         (["--overlay-trials", 0], 2, "--overlay-trials must be at least 1"),
         ([*PHASE, "--phase-init-scales", 0], 2, "--phase-init-scales must be positive"),
         ([*PHASE, "--phase-learning-rates"], 2, "needs at least one value"),

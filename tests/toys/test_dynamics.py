@@ -36,11 +36,12 @@ def test_step_equals_the_loop_in_float64(task, x64):
         x,
         y,
         learning_rate=0.02,
+        weight_decay=0.3,
         negative_slope=0.1,
     )
     gw, gb = loop_gradient(w, b, x, y, 0.1)
-    assert_allclose(stepped["w"], w - 0.02 * gw, rtol=1e-13)
-    assert_allclose(stepped["b"], b - 0.02 * gb, rtol=1e-13)
+    assert_allclose(stepped["w"], w - 0.02 * (gw + 0.3 * w), rtol=1e-13)
+    assert_allclose(stepped["b"], b - 0.02 * (gb + 0.3 * b), rtol=1e-13)
 
 
 def test_record_equals_a_python_loop_in_float64(x64):

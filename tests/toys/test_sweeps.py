@@ -41,7 +41,7 @@ def test_initial_parameters_are_those_of_the_network_alone(init):
 
 
 def test_training_equals_jax_grad_through_the_combinator_in_float64(x64):
-    rows = table(negative_slope=[0.01, 0.3])
+    rows = table(negative_slope=[0.01, 0.3], weight_decay=[0.0, 0.03])
     trials = sweeps.init_trials(KEY, rows, dtype=np.float64)
     steps = 600
     trained = sweeps.train(trials, steps=steps, check_every=10)
@@ -54,8 +54,14 @@ def test_training_equals_jax_grad_through_the_combinator_in_float64(x64):
         params = {"w": jnp.array(trials.w[:m, t]), "b": jnp.array(trials.b[:m, t])}
         x, y = (jnp.array(values) for values in toys.TASKS[rows.task[t]])
         for _ in range(taken):
-            slope = rows.negative_slope[t]
-            params = step(params, x, y, learning_rate=0.02, negative_slope=slope)
+            params = step(
+                params,
+                x,
+                y,
+                learning_rate=0.02,
+                weight_decay=rows.weight_decay[t],
+                negative_slope=rows.negative_slope[t],
+            )
         # Rounding of some hundred steps, each a map with factors near 1.
         assert_allclose(trained.w[:m, t], params["w"], rtol=1e-9, atol=1e-12)
         assert_allclose(trained.b[:m, t], params["b"], rtol=1e-9, atol=1e-12)
