@@ -1,5 +1,6 @@
 """The silence experiment, on images of 4 pixels that tests write themselves."""
 
+import dataclasses
 import json
 
 import jax
@@ -157,7 +158,10 @@ def test_figures_of_a_finished_run_are_drawn_again(finished):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--branch", "resnet"], "--branch"),
+        (["--branch", "vgg"], "--branch"),
+        (["--branch", "resnet", "--depth", 3], "--depth does not apply"),
+        (["--branch", "resnet", "--sweep-depths", 3], "--sweep-depths does not apply"),
+        (["--branch", "resnet", "--width", 10**5], "of memory"),
         (["--normalisation", "layer"], "--normalisation"),
         (["--depth", 0], "--depth must be at least 1"),
         (["--sweep-depths", 2, 0], "--sweep-depths must be at least 1"),
@@ -190,6 +194,18 @@ def test_missing_data_say_what_to_do(monkeypatch, capsys, tmp_path):
 def test_a_batch_larger_than_the_data_is_refused(images, monkeypatch, capsys):
     flags = ("--data-dir", images, "--image-size", 4, "--batch-size", 101)
     check_refused(experiment, flags, 2, "--batch-size must be", monkeypatch, capsys)
+
+
+def test_resnets_have_one_depth_and_stages_that_widen():
+    config = Config(branch="resnet", width=3, normalisation="batch", quick=True)
+    resolved = config.resolved()
+    assert (resolved.depth, resolved.sweep_depths) == (18, (18,))
+    assert resolved.resolved() == resolved
+    found = groups(resolved)
+    assert {(g.widths, g.depth, g.degree) for g in found} == {((3, 6, 12, 24), 18, 2)}
+    assert [g.branches for g in found] == [16, 4]
+    (plain, *_) = groups(dataclasses.replace(resolved, normalisation="none"))
+    assert plain.degree == 5
 
 
 def test_the_grid_is_a_star():
