@@ -80,9 +80,7 @@ def record(
 
 
 @partial(jax.jit, static_argnames=("count", "every"))
-def _record(
-    params, x, y, learning_rate, weight_decay, negative_slope, *, count, every
-):
+def _record(params, x, y, learning_rate, weight_decay, negative_slope, *, count, every):
     negative_slope = jnp.asarray(negative_slope, x.dtype)
     network = toy_network(params["w"].shape[0], negative_slope=negative_slope)
 

@@ -192,8 +192,9 @@ def train(
     """Gradient descent on every trial, until it converges or has taken `steps` steps.
 
     The error, without the decay's penalty, is checked every `check_every` steps; a
-    trial whose error is below `TOLERANCE` or no longer finite stops there. Running trials are repacked into full
-    tiles from time to time, so that stopped ones cost nothing.
+    trial whose error is below `TOLERANCE` or no longer finite stops there. Running
+    trials are repacked into full tiles from time to time, so that stopped ones cost
+    nothing.
 
     Args:
       trials: from `init_trials` or an earlier `train`; not modified.
