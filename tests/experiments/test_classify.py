@@ -23,7 +23,7 @@ from helpers import (
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bspec_jax import classifier, data, runs
-from bspec_jax.classifier import contributions
+from bspec_jax.classifier import contributions, stability
 from bspec_jax.classifier.branches import WIDTHS
 from bspec_jax.data import fashion_mnist
 from bspec_jax.data.augmentation import normalise
@@ -489,12 +489,17 @@ def test_the_hessian_of_the_checkpoint(finished, shared, images, monkeypatch, ca
     trained, results, _ = finished
     workdir = shared / "hessian"
     flags = ("--checkpoint", trained, "--examples", 20, "--workdir", workdir)
+    # Compiling it for each stage takes minutes; tests/classifier/test_stability.py.
+    nothing = stability.BranchStability(*np.zeros((4, 3)))
+    monkeypatch.setattr(stability, "branch_stability", lambda *_: nothing)
     out = run_here(hessian_experiment, *flags)
     assert "M = 3, 54 parameters of stem/kernel, 20 examples" in out
     hessian = json.loads((workdir / "results.json").read_text())
     assert {path.stem for path in (workdir / "figures").iterdir()} == {
         "fig05_hessian",
         "fig05_hessian_unclamped",
+        "hessian_branches",
+        "hessian_branches_unclamped",
     }
     last = classifier.load(trained)
     train = data.load("fashion_mnist", images, validation_examples=60).train
