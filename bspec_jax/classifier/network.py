@@ -234,7 +234,11 @@ def forward_flops(spec: ClassifierSpec) -> float:
     """Floating-point operations of one branch on one image, as XLA counts them."""
     branch = build(replace(spec, branches=1))
     apply = jax.jit(partial(branch.apply, train=False))
-    # For a GPU, XLA counts nothing before it compiles.
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    try:  # a CPU, for which XLA counts without compiling
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS names only an accelerator
+        device = None
+    with jax.default_device(device):
         lowered = apply.lower(*_shapes(branch, spec), _one_image(spec))
-    return lowered.cost_analysis()["flops"]
+    counted = lowered.cost_analysis() if device else lowered.compile().cost_analysis()
+    return counted["flops"]

@@ -160,6 +160,16 @@ def test_flops_of_a_perceptron_are_two_for_each_weight():
     assert products < classifier.forward_flops(spec) < 1.1 * products
 
 
+def test_flops_are_counted_where_jax_has_no_cpu(monkeypatch):
+    def missing(backend):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    spec = dataclasses.replace(SPEC, **FORMS["mlp"])
+    expected = classifier.forward_flops(spec)
+    monkeypatch.setattr(jax, "local_devices", missing)
+    assert classifier.forward_flops(spec) == pytest.approx(expected, rel=0.1)
+
+
 @pytest.mark.slow
 def test_features_are_what_the_last_layer_reads():
     spec = dataclasses.replace(SPEC, classes=("a", "b", "c"), image_shape=(8, 8, 1))
