@@ -32,8 +32,7 @@ def measure(config: Config, dataset: data.Dataset) -> dict:
     save_examples(config.workdir, dataset.test)
     main = responses[classifier.MAIN].trained
     length = describe_length(config, len(dataset.train.labels))
-    # The highest degree without normalisation counts the layers of the longest path.
-    _, layers = branches.degree(config.branch, config.widths_list, "none")
+    layers = branches.depth(config.branch, config.widths_list)
     analysis = analyse(
         jobs(config),
         responses,

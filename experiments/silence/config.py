@@ -4,7 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from bspec_jax import runs
-from bspec_jax.classifier.branches import STRIDES, BranchKind, Normalisation, degree
+from bspec_jax.classifier.branches import STRIDES, BranchKind, Normalisation, depth
 from bspec_jax.classifier.recipe import MOST_STEPS
 from experiments.flags import (
     ClassifierConfig,
@@ -150,8 +150,8 @@ class Config(ClassifierConfig):
         missing = {n: v for n, v in GRIDS[grid].items() if getattr(self, n) is None}
         config = dataclasses.replace(self, **missing)
         if self.branch == "resnet":
-            _, depth = degree("resnet", config.widths_of(0), "none")
-            config = dataclasses.replace(config, depth=depth, sweep_depths=(depth,))
+            layers = depth("resnet", config.widths_of(0))
+            config = dataclasses.replace(config, depth=layers, sweep_depths=(layers,))
         return config
 
     def widths_of(self, depth: int) -> tuple[int, ...]:

@@ -29,8 +29,7 @@ class Group(NamedTuple):
     @property
     def depth(self) -> int:
         """Layers with weights, on the longest path."""
-        _, highest = branches.degree(self.branch, self.widths, "none")
-        return highest
+        return branches.depth(self.branch, self.widths)
 
     @property
     def degree(self) -> int:

@@ -40,8 +40,8 @@ class Config(ToyConfig):
     trials: int | None = None
     """Trials for each M and each point of the phase grid. Default: 1000; phase 200."""
     weight_decay: float = 0.0
-    """L2 penalty on w and b. With it the error stays above the tolerance of success, so
-    that all trials take --steps steps."""
+    """L2 penalty on w and b. With it fewer trials reach the tolerance of success, at
+    which they stop; all others take --steps steps."""
     overlay_learning_rate: float = 0.005
     """Second learning rate, for the dashed lines in Figure 4 right; 0 for none."""
     overlay_trials: int = 200

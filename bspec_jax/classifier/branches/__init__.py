@@ -30,6 +30,7 @@ __all__ = [
     "Normalisation",
     "ResNet",
     "degree",
+    "depth",
     "make",
 ]
 
@@ -97,6 +98,15 @@ def degree(
         return layers, layers
     shortcuts = sum(stride > 1 for stride in STRIDES)
     return 2 + shortcuts, 2 + 2 * BLOCKS * len(STRIDES)
+
+
+def depth(branch: BranchKind, widths: Sequence[int]) -> int:
+    """Layers with weights on the longest path.
+
+    The highest degree without normalisation; arguments and errors as of `degree`.
+    """
+    _, highest = degree(branch, widths, "none")
+    return highest
 
 
 def _check(branch, widths, normalisation):
