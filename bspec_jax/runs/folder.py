@@ -176,13 +176,15 @@ def save_results(
 ) -> dict:
     """Writes results.json and returns its content.
 
-    `wall_seconds` counts from `started`, a reading of `time.perf_counter`.
+    `wall_seconds` counts from `started`, a reading of `time.perf_counter`. It is null
+    for a resumed run, since nobody knows how long the earlier parts took.
     """
+    seconds = None if config.resume else round(time.perf_counter() - started, 3)
     data = to_json(
         {
             "schema": SCHEMA,
             "config": config.settings(),
-            "wall_seconds": round(time.perf_counter() - started, 3),
+            "wall_seconds": seconds,
             **results,
         }
     )

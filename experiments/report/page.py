@@ -303,7 +303,8 @@ def table_of_runs(runs: Sequence[FinishedRun]) -> list[str]:
 
 
 def row_of_run(run: FinishedRun) -> str:
-    minutes = f"{run.results['wall_seconds'] / 60:.1f}"
+    seconds = run.results["wall_seconds"]
+    minutes = "resumed" if seconds is None else f"{seconds / 60:.1f}"
     device = f"{run.environment['cpus']} x {run.environment['device']}"
     name, command = (code(text, in_table=True) for text in (run.name, run.command))
     cells = (name, run.experiment, minutes, plain(device), plain(run.commit), command)

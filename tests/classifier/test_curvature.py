@@ -13,13 +13,13 @@ from bspec_jax import classifier
 from bspec_jax.analysis import hessian
 from bspec_jax.analysis.vanishing import THRESHOLDS
 from bspec_jax.classifier import curvature
-from bspec_jax.classifier.branches import WIDTHS
 from bspec_jax.losses import classification_loss
 from bspec_jax.storage import checkpoints
 from bspec_jax.trees import ravel_branches
 
 SPEC = classifier.ClassifierSpec(
-    widths=WIDTHS["tiny"],
+    branch="cnn",
+    widths=(3, 4),
     branches=2,
     classes=("a", "b", "c"),
     image_shape=(8, 8, 1),

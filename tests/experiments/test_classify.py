@@ -190,7 +190,7 @@ def test_norms_are_logged_and_the_middle_of_the_training_is_kept(finished):
 
 
 def test_a_branch_without_normalisation(shared, images):
-    """Its whole way: training, results, figures, the Hessian of its first layer."""
+    """Its whole way: training, results, figures, the Hessian of all parameters."""
     workdir = shared / "mlp"
     out = run_here(
         experiment,
@@ -214,9 +214,18 @@ def test_a_branch_without_normalisation(shared, images):
     assert "8 px, all images, mlp 5 4, unnormalised, 2 epochs, decay" in setting
     drawn = {path.stem for path in (workdir / "figures").iterdir()}
     assert drawn == FIGURES - {"fig05_active", "fig17_sweep"}
-    flags = ("--checkpoint", workdir, "--examples", 20)
-    out = run_here(hessian_experiment, *flags, "--workdir", shared / "hessian of mlp")
-    assert "M = 3, 960 parameters of stem/kernel" in out
+    of_mlp = shared / "hessian of mlp"
+    flags = ("--checkpoint", workdir, "--examples", 20, "--leaves", "*")
+    out = run_here(hessian_experiment, *flags, "--workdir", of_mlp)
+    assert "M = 3, 1140 parameters of *" in out
+    hessian = json.loads((of_mlp / "results.json").read_text())
+    last = hessian["tasks"]["classify"]["stages"][-1]["branches"]
+    with np.load(of_mlp / "hessians.npz") as saved:
+        h = saved["hard_30"]
+    values = np.stack([np.linalg.eigvalsh(h[k, :, k]) for k in range(3)]) / 20
+    assert np.abs(values[:, [0, -1]]).min() > 1e-3
+    assert_allclose(last["lowest"], values[:, 0], rtol=1e-2)
+    assert_allclose(last["highest"], values[:, -1], rtol=1e-2)
 
 
 def test_every_network_is_there_and_the_control_is_another(finished):
@@ -377,7 +386,8 @@ def short(shared, images):
         image_size=4,
         train_examples=32,
         validation_examples=8,
-        widths=("tiny",),
+        branch="mlp",  # with BatchNorm, as a ResNet, but compiled sooner
+        widths=("4", "4"),
         branches=2,
         batch_size=16,
         epochs=1,

@@ -22,7 +22,7 @@ from experiments.report.conclusions import (
 )
 from experiments.report.finished import FinishedRun, load_runs, read
 from experiments.report.markup import code, plain
-from experiments.report.page import panel_order, row, to_html
+from experiments.report.page import panel_order, row, row_of_run, to_html
 
 RUNS = ROOT / "docs" / "runs"
 KEPT_REPORT = ROOT / "docs" / "report_of_runs"
@@ -484,6 +484,15 @@ def test_a_command_can_be_typed_and_a_commit_s_changes_are_told():
     run = FinishedRun(Path("a_run"), "toy", {}, environment)
     assert run.command == "python --classes 'ankle boot'"
     assert run.commit == "0123456789+changes"
+
+
+@pytest.mark.parametrize(("seconds", "minutes"), [(90.0, "1.5"), (None, "resumed")])
+def test_the_time_of_a_resumed_run_is_not_that_of_its_last_part(
+    seconds, minutes, tmp_path
+):
+    run = read(toy_run(tmp_path / "a_run"))
+    row = row_of_run(run._replace(results=run.results | {"wall_seconds": seconds}))
+    assert f"| toy | {minutes} | 2 x cpu |" in row
 
 
 def test_the_page_needs_no_other_file(written):

@@ -199,6 +199,8 @@ def test_results_come_back_as_they_were_saved(tmp_path):
     assert loaded["config"]["rates"] == [0.1, 0.2]
     assert loaded["value"] is None
     assert loaded["wall_seconds"] > 0
+    resumed = dataclasses.replace(config, resume=True)
+    assert runs.save_results(tmp_path, resumed, {}, 0.0)["wall_seconds"] is None
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
