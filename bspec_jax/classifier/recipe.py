@@ -10,6 +10,8 @@ from bspec_jax.losses import Clamp
 from bspec_jax.storage.errors import ArgumentError
 from bspec_jax.trees import Tree
 
+RateSchedule = Literal["cosine", "constant"]
+
 MOMENTUM = 0.9  # of SGD
 MOST_STEPS = 2**31 - 1  # that an int32 counts
 
@@ -18,8 +20,9 @@ class Recipe(NamedTuple):
     """Hyperparameters of a training."""
 
     epochs: int
-    learning_rate: float  # initial; cosine decay to 0, a little at each step
+    learning_rate: float  # initial
     batch_size: int = 128
+    schedule: RateSchedule = "cosine"  # to 0, a little at each step
     optimizer: Literal["sgd", "adamw"] = "sgd"
     weight_decay: float = 5e-4  # an L2 penalty for sgd, decoupled for adamw
     decay_biases: bool = True  # and scales and shifts of a normalisation
@@ -31,7 +34,10 @@ class Recipe(NamedTuple):
 
 def optimizer(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:
     """What turns gradients into steps; for leaves `[M, ...]`."""
-    rate = optax.cosine_decay_schedule(recipe.learning_rate, total_steps)
+    if recipe.schedule == "constant":
+        rate = optax.constant_schedule(recipe.learning_rate)
+    else:
+        rate = optax.cosine_decay_schedule(recipe.learning_rate, total_steps)
     decayed = None if recipe.decay_biases else _kernels
     if recipe.optimizer == "adamw":
         return optax.adamw(rate, weight_decay=recipe.weight_decay, mask=decayed)
@@ -49,7 +55,7 @@ def decay_budget(recipe: Recipe, total_steps: int, done: int | None = None) -> f
 
     beta = lambda sum_t eta_t / (1 - momentum) for sgd, lambda sum_t eta_t for adamw; to
     first order in each step. With the rate eta_t = eta (1 + cos(pi t / T)) / 2 of T
-    steps, the sum over all of them is eta (T + 1) / 2.
+    steps, the sum over all of them is eta (T + 1) / 2, and with a constant one eta T.
 
     Args:
       total_steps: T.
@@ -61,9 +67,9 @@ def decay_budget(recipe: Recipe, total_steps: int, done: int | None = None) -> f
     half_angle = math.pi / (2 * total_steps)
     # sum over s < t of cos(s a) = 1/2 + sin((t - 1/2) a) / (2 sin(a / 2))
     cosines = 0.5 + math.sin((2 * done - 1) * half_angle) / (2 * math.sin(half_angle))
-    rates = recipe.learning_rate * (done + cosines) / 2
+    mean_rates = done if recipe.schedule == "constant" else (done + cosines) / 2
     lasting = 1 if recipe.optimizer == "adamw" else 1 / (1 - MOMENTUM)
-    return recipe.weight_decay * rates * lasting
+    return recipe.weight_decay * recipe.learning_rate * mean_rates * lasting
 
 
 def count_steps(recipe: Recipe, num_examples: int) -> int:

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from bspec_jax import runs
 from bspec_jax.classifier.branches import STRIDES, BranchKind, Normalisation, depth
-from bspec_jax.classifier.recipe import MOST_STEPS
+from bspec_jax.classifier.recipe import MOST_STEPS, RateSchedule
 from experiments.flags import (
     ClassifierConfig,
     check_not_negative,
@@ -108,10 +108,12 @@ class Config(ClassifierConfig):
     """Further decays, at the main depth, M and initial scale with every learning
     rate."""
     learning_rate: float = 0.1
-    """Main initial learning rate, of SGD with momentum 0.9 and cosine decay to 0."""
+    """Main initial learning rate, of SGD with momentum 0.9."""
     sweep_learning_rates: tuple[float, ...] | None = None
     """Further learning rates, at the main depth, M and initial scale with every
     decay."""
+    schedule: RateSchedule = "cosine"
+    """Of the learning rate: cosine decay to 0, or constant."""
     init_scale: float = 0.5
     """Main scale of the initial parameters, relative to the usual one. At 1 the sum of
     many branches starts beyond the hard clamp, and some networks never come back."""

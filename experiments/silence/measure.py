@@ -7,23 +7,28 @@ import numpy as np
 
 from bspec_jax import data
 from bspec_jax.analysis.averages import summary
+from bspec_jax.analysis.silence import separation
 from bspec_jax.analysis.statistics import mean_interval
 from bspec_jax.classifier.sweeps import activity
 from experiments.silence import cells, predictions
 from experiments.silence.cells import Cell
-from experiments.silence.config import Config
+from experiments.silence.config import RECORDS, Config
+
+FORETELLING = (0.0, 0.025, 0.05, 0.1, 0.2)  # shares of the steps
 
 
 def measure(config: Config, dataset: data.Dataset) -> dict[str, Any]:
     """All that results.json holds."""
     loaded = cells.load(config, len(dataset.test.labels))
-    main = next(cell for cell in loaded if is_main(config, cell))
+    of_main = [cell for cell in loaded if is_main_but_depth(config, cell)]
+    main = next(cell for cell in of_main if cell.group.depth == config.depth)
     of_two = predictions.of_degree_two(config, loaded)
     limit = predictions.lambda_star(config, dataset) if of_two else np.inf
     return {
         "classes": dataset.class_names,
         "cells": [describe(config, cell) for cell in loaded],
         "example": example(main),
+        "foretelling": [foretelling(cell) for cell in of_main],
         "predictions": predictions.evaluate(config, loaded, limit),
         "threshold": threshold(of_two, limit),
     }
@@ -47,12 +52,11 @@ def threshold(of_two: Sequence[Cell], limit: float) -> dict[str, Any] | None:
     }
 
 
-def is_main(config: Config, cell: Cell) -> bool:
-    """Whether all of its settings are the main ones."""
+def is_main_but_depth(config: Config, cell: Cell) -> bool:
+    """Whether all of its settings, but for the depth, are the main ones."""
     group = cell.group
     return (
         group.branches == config.branches
-        and group.depth == config.depth
         and group.normalisation == config.normalisation
         and cell.weight_decay == config.weight_decay
         and cell.learning_rate == config.learning_rate
@@ -88,7 +92,59 @@ def describe(config: Config, cell: Cell) -> dict[str, Any]:
             "decay_budget": cell.budget,
             "active_share": mean.clip(0, 1),
             "active_share_interval": interval.clip(0, 1),
+            "train_accuracy": cell.records["train_accuracy"].mean(1),
         },
+        "falls": falls(cell),
+    }
+
+
+def falls(cell: Cell) -> dict[str, Any]:
+    """When the silent branches of all seeds fell for good, and who came back.
+
+    decay_budget, train_accuracy: at the last record at which such a branch was active.
+    revived: number of branches that end active and were silent before, but for those
+        that were silent from the start.
+    """
+    active = cell.activity(cell.records["centred_norms"]) == 1  # [R, S, M]
+    silent = cell.is_silent()
+    last = len(active) - 1 - active[::-1].argmax(0)
+    seed, branch = np.nonzero(silent & active.any(0))
+    at = last[seed, branch]
+    was_active = np.logical_or.accumulate(active)
+    revived = ~silent & (was_active & ~active).any(0)
+    return {
+        "decay_budget": cell.budget[at],
+        "train_accuracy": cell.records["train_accuracy"][at, seed],
+        "revived": revived.sum(),
+    }
+
+
+def foretelling(cell: Cell) -> dict[str, Any]:
+    """How early a branch's survival shows, and in what: AUCs, `[times]`, over seeds.
+
+    norms: of the responses, with constants. growth: the data's pull over decay's, up to
+    a factor that all branches share.
+    """
+    records, silent = cell.records, cell.is_silent()
+    scores = {
+        "norms": records["norms"],
+        "parameter_norms": records["squared_norm"],
+        "growth": records["growth"] / records["squared_norm"],
+    }
+    times = [round(share * RECORDS) for share in FORETELLING]
+    auc = {
+        name: np.array(
+            [
+                [separation(s, ~m) for s, m in zip(score[at], silent, strict=True)]
+                for at in times
+            ]
+        )
+        for name, score in scores.items()
+    }
+    return {
+        "degree": cell.group.degree,
+        "share_of_steps": FORETELLING,
+        "auc": {name: summary(v, ~np.isnan(v), (0, 1)) for name, v in auc.items()},
     }
 
 

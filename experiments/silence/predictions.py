@@ -49,7 +49,13 @@ PREDICTIONS = {
     ),
     "4a": Prediction("silent layers fall as exp(-beta)", "slope", -1.1, -0.9),
     "4b": Prediction("silent responses as exp(-d beta)", "slope / degree", -1.1, -0.9),
-    "5": Prediction("layers balance", "largest / smallest layer norm", 1, 1.1),
+    "5a": Prediction(
+        "differences of squared layer norms fall as exp(-2 beta)",
+        "slope / 2",
+        -1.1,
+        -0.9,
+    ),
+    "5b": Prediction("layers balance", "largest / smallest layer norm", 1, 1.1),
     "6a": Prediction("active: pull balances decay", "median ratio", 0.8, 1.25),
     "6b": Prediction("silent: no pull", "median ratio", -float("inf"), 0.2),
     "7": Prediction("one curve per degree", "difference of active shares", -0.15, 0.15),
@@ -131,12 +137,12 @@ def degrees(config: Config, cells: Sequence[Cell]) -> Iterator[dict]:
 
 
 def without_decay(cells: Sequence[Cell]) -> Iterator[dict]:
-    """2: networks without decay, at every rate that trains."""
-    best = max((np.nanmean(cell.trained.accuracy) for cell in cells), default=0)
+    """2: networks without decay, at every rate, as far as they train."""
+    best = max((np.nanmax(cell.trained.accuracy) for cell in cells), default=0)
     for cell in cells:
-        trains = np.nanmean(cell.trained.accuracy) >= TRAINS * best
-        if cell.weight_decay == 0 and trains:
-            yield row("2", setting(cell), cell.silent_share)
+        trains = cell.trained.accuracy >= TRAINS * best
+        if cell.weight_decay == 0 and trains.any():
+            yield row("2", setting(cell), np.where(trains, cell.silent_share, np.nan))
 
 
 def growth(config: Config, cells: Sequence[Cell]) -> Iterator[dict]:
@@ -238,11 +244,16 @@ def silent_branches(config: Config, cell: Cell) -> Iterator[dict]:
     with np.errstate(divide="ignore", invalid="ignore"):
         layers = slope(x, np.log(records["layer_norms"][late])).mean(-1)
         response = slope(x, np.log(records["centred_norms"][late]))
+        first, second = np.triu_indices(records["layer_norms"].shape[-1], 1)
+        squares = records["layer_norms"][late] ** 2
+        gaps = np.abs(squares[..., first] - squares[..., second])
+        balance = slope(x, np.log(gaps)).mean(-1)
     if config.skip_biases:
         yield row("4a", where, over(silent, layers))
         yield row("4b", where, over(silent, response / cell.group.degree))
+        yield row("5a", where, over(silent, balance / 2))
     norms = records["layer_norms"][-1]
-    yield row("5", where, over(silent, norms.max(-1) / norms.min(-1)))
+    yield row("5b", where, over(silent, norms.max(-1) / norms.min(-1)))
     last = slice(-max(1, RECORDS // 10), None)
     squared = records["squared_norm"][last].mean(0)
     ratio = growth_ratio(records["growth"][last].mean(0), squared, cell.weight_decay)

@@ -68,6 +68,7 @@ def recipe_of(config: Config) -> Recipe:
         epochs=1,  # which the number of steps replaces
         learning_rate=config.learning_rate,
         batch_size=config.batch_size,
+        schedule=config.schedule,
         clamp=config.clamp,
         crop_padding=0,
         flip=False,

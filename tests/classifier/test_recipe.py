@@ -19,6 +19,8 @@ def test_the_decay_budget_is_a_sum_over_the_schedule(x64, total, share):
     assert_allclose(decay_budget(PLAIN, total, done), 0.02 * rates, atol=1e-12)
     adamw = PLAIN._replace(optimizer="adamw")
     assert_allclose(decay_budget(adamw, total, done), 0.002 * rates, atol=1e-12)
+    constant = PLAIN._replace(schedule="constant")
+    assert_allclose(decay_budget(constant, total, done), 0.02 * 0.3 * done)
     if done == total:
         assert decay_budget(PLAIN, total) == decay_budget(PLAIN, total, done)
 
@@ -28,10 +30,11 @@ def test_the_customary_recipe_has_a_budget_of_twenty():
     assert_allclose(decay_budget(recipe, 200 * 391), 0.005 * 0.1 * 78_201 / 2)
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_what_gets_no_gradient_shrinks_by_the_budget(x64, name):
+def test_what_gets_no_gradient_shrinks_by_the_budget(x64, name, schedule):
     decay = {"sgd": 4e-4, "adamw": 4e-3}[name]
-    recipe = PLAIN._replace(optimizer=name, weight_decay=decay)
+    recipe = PLAIN._replace(optimizer=name, weight_decay=decay, schedule=schedule)
     total = 20_000
     step = optimizer(recipe, total)
     params = {"kernel": jnp.array([[2.0, -3.0]])}
@@ -46,7 +49,8 @@ def test_what_gets_no_gradient_shrinks_by_the_budget(x64, name):
     budget = decay_budget(recipe, total)
     assert budget > 10
     shrunk = np.log(params["kernel"] / last["kernel"])
-    assert_allclose(shrunk, budget, rtol=0.01)
+    # The budget is of first order in a step, of which momentum adds up ten: 1.2e-2.
+    assert_allclose(shrunk, budget, rtol=0.012)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

@@ -282,14 +282,48 @@ def test_the_predictions_of_a_network_that_follows_the_theory():
     values = {row["prediction"]: float(row["value"]) for row in rows}
     assert_allclose(values.pop("4a"), -1, atol=1e-6)
     assert_allclose(values.pop("4b"), -1, atol=1e-6)
-    assert 1 < values.pop("5") < 1.02
+    assert_allclose(values.pop("5a"), -1, atol=1e-6)
+    assert 1 < values.pop("5b") < 1.02
     assert_allclose(values.pop("6a"), 1)
     assert_allclose(values.pop("11"), 0.05)
     assert values == {"6b": 0, "10a": 1, "10b": values["10b"], "11b": 0}
     assert {row["prediction"]: row["holds"] for row in rows}["4a"] is True
     rows = predictions.silent_branches(Config(), silent_cell())
     # A slope is predicted of branches without biases only.
-    assert {row["prediction"] for row in rows}.isdisjoint({"4a", "4b"})
+    assert {row["prediction"] for row in rows}.isdisjoint({"4a", "4b", "5a"})
+
+
+def test_what_foretells_and_when_branches_fall():
+    """Norms tell silent_cell's branches from when they fall; one more comes back."""
+    cell = silent_cell()
+    accuracy = np.linspace(0, 1, 41)[:, None] + np.zeros(5)
+    cell.records["train_accuracy"] = accuracy
+    found = measuring.foretelling(cell)
+    assert found["share_of_steps"] == (0, 0.025, 0.05, 0.1, 0.2)
+    auc = {name: values["mean"] for name, values in found["auc"].items()}
+    assert_array_equal(auc["norms"][1:], 1)
+    assert_array_equal(auc["growth"], 1)
+    ratio = np.array([1.0, 0.0])
+    cell.records["growth"][0] = cell.records["squared_norm"][0] * ratio.repeat(2)[::-1]
+    assert measuring.foretelling(cell)["auc"]["growth"]["mean"][0] == 0
+    last = np.flatnonzero(np.exp(-3 * cell.budget) > 0.11)[-1]
+    fell = measuring.falls(cell)
+    assert_allclose(fell["decay_budget"], np.full(10, cell.budget[last]))
+    assert_allclose(fell["train_accuracy"], last / 40)
+    assert fell["revived"] == 0
+    cell.records["centred_norms"][7, 2, 1] = 0  # silent once, active at the end
+    cell.records["centred_norms"][:3, 3, 0] = 0  # silent until the third record
+    assert measuring.falls(cell)["revived"] == 1
+
+
+def test_networks_that_do_not_train_say_nothing_about_decay():
+    cell = silent_cell()._replace(weight_decay=0.0)
+    accuracy = np.array([0.9, 0.4, 0.9, 0.44, 0.9])
+    cell = cell._replace(trained=cell.trained._replace(accuracy=accuracy))
+    (row,) = predictions.without_decay([cell])
+    assert (row["seeds"], row["value"]) == (3, 0.5)
+    none = cell._replace(trained=cell.trained._replace(accuracy=0.1 * accuracy))
+    assert len(list(predictions.without_decay([cell, none]))) == 1
 
 
 def test_where_rounding_is_left_all_branches_are_silent(images):
