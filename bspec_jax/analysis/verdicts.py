@@ -1,11 +1,11 @@
 """The paper's claims as measures with thresholds, and what decides them.
 
-Measures and thresholds were fixed before any run (`docs/theory.md`). An observation
-holds in a setting if the 95 % interval of its measure over networks lies beyond the
-threshold and beyond what it is compared with: the same networks before training, and a
-control, which has separately trained branches. It does not hold if the interval lies
-entirely on the wrong side of any of these. Otherwise it is undecided, and always for a
-single network. It is not tested where the runs lack what the claim is about.
+An observation holds in a setting if the 95 % interval of its measure over networks lies
+beyond the threshold and beyond what it is compared with: the same networks before
+training, and a control, which has separately trained branches. It does not hold if the
+interval lies entirely on the wrong side of any of these. Otherwise it is undecided, and
+always for a single network. It is not tested where the runs lack what the claim is
+about. `docs/theory.md` says when measures and thresholds were fixed.
 """
 
 from collections.abc import Mapping, Sequence

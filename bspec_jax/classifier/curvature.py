@@ -228,7 +228,9 @@ def factors(
 
 
 def observe(
-    num_branches: int, stages: Mapping[str, Mapping[str, Any]]
+    num_branches: int,
+    stages: Mapping[str, Mapping[str, Any]],
+    regime: str | None = None,
 ) -> dict[int | str, dict]:
     """Observation 7 and the conjecture of section 8 for one network.
 
@@ -238,6 +240,7 @@ def observe(
       stages: "converged", "initial" and "control", each with "block_index", and the
         first with the other numbers that `observations.evaluate_hessian` takes. An
         undefined one is None.
+      regime: as in `observations.evaluate`.
     """
     return evaluate_hessian(
         [num_branches],
@@ -245,6 +248,7 @@ def observe(
             stage: {name: _single(value) for name, value in numbers.items()}
             for stage, numbers in stages.items()
         },
+        regime=regime,
     )
 
 

@@ -25,10 +25,12 @@ from bspec_jax.analysis.hessian_measures import (
 from bspec_jax.analysis.objective import Objective
 from bspec_jax.analysis.specialization import activity
 from bspec_jax.analysis.vanishing import THRESHOLDS, VANISHED, FactorScales
-from bspec_jax.classifier import curvature, stability
+from bspec_jax.analysis.verdicts import missing_regime
+from bspec_jax.classifier import branches, curvature, stability
 from bspec_jax.data.identity import hash_array
-from bspec_jax.storage import files
+from bspec_jax.storage import checkpoints, files
 from bspec_jax.storage.errors import UserError
+from bspec_jax.storage.files import read_json
 from bspec_jax.trees import select_leaves
 
 EXAMPLES = 128
@@ -144,11 +146,12 @@ def measure(workdir: Path, case: Case) -> dict[str, Any]:
     files.save_arrays(workdir / HESSIANS, hessians)
     return {
         "branches": spec.branches,
+        "decay_budget": saved_budget(case.path),
         "parameters": case.num_parameters,
         "leaves": case.leaves,
         "examples": case.num_examples,
         "tasks": tasks,
-        "findings": findings(spec.branches, tasks),
+        "findings": findings(spec, saved_budget(case.path), tasks),
     }
 
 
@@ -245,17 +248,41 @@ def _digest(objective: Objective, stage: curvature.Stage) -> str:
     return hash_array(np.concatenate(flat))
 
 
-def findings(num_branches: int, tasks: Mapping[str, Mapping]) -> list[dict]:
+def saved_budget(path: Path) -> float | None:
+    """The decay budget of a checkpoint's run; None if its results are not there."""
+    folder, _ = checkpoints.find(path, classifier.MAIN)
+    path = folder.parent.parent / "results.json"
+    return read_json(path, "results").get("decay_budget") if path.exists() else None
+
+
+def findings(
+    spec: classifier.ClassifierSpec,
+    decay_budget: float | None,
+    tasks: Mapping[str, Mapping],
+) -> list[dict]:
     """Observation 7 and section 8 for each clamp; none without the initial stage."""
     found = []
+    layers = branches.depth(spec.branch, spec.widths)
+    regime = missing_regime(decay_budget, layers)
     for task in tasks.values():
         if task["stages"][0]["step"] != 0:
             continue
         clamp = task["clamp"].replace("none", "no")
-        setting = f"M = {num_branches}, {clamp} clamp, x 1"
-        records = curvature.observe(num_branches, _numbers(task))
+        setting = f"{_network(spec, decay_budget)}, {clamp} clamp, x 1"
+        records = curvature.observe(spec.branches, _numbers(task), regime)
         found += observations.findings("classifier", setting, records)
     return found
+
+
+def _network(spec: classifier.ClassifierSpec, decay_budget: float | None) -> str:
+    """Data, branch, training and M, in words."""
+    normalisation = "BatchNorm" if spec.normalisation == "batch" else "unnormalised"
+    widths = " ".join(map(str, spec.widths))
+    budget = "unknown" if decay_budget is None else f"{decay_budget:.3g}"
+    return (
+        f"{spec.data['dataset']}, {spec.image_shape[0]} px, {spec.branch} {widths}, "
+        f"{normalisation}, decay budget {budget}, M = {spec.branches}"
+    )
 
 
 def _numbers(task: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,8 @@ ARCHITECTURE = Path("figures/fig01_architecture.png")  # drawn by the report its
 INTRODUCTION = """\
 # Branch specialization: what the runs say
 
-Measures and thresholds were fixed before any run. An observation *holds* in a setting \
+Measures and thresholds were fixed before the runs, but for two measures that were \
+amended after first ones (see the page on theory). An observation *holds* in a setting \
 if the 95 % interval of its measure lies beyond the threshold and beyond what it is \
 compared with, the same networks before training and a control; it does *not hold* if \
 it lies wholly on the other side of any of these. It is *undecided* if an interval \

@@ -505,6 +505,7 @@ def test_the_hessian_of_the_checkpoint(finished, shared, images, monkeypatch, ca
     out = run_here(hessian_experiment, *flags)
     assert "M = 3, 54 parameters of stem/kernel, 20 examples" in out
     hessian = json.loads((workdir / "results.json").read_text())
+    assert hessian["decay_budget"] == results["decay_budget"]
     assert {path.stem for path in (workdir / "figures").iterdir()} == {
         "fig05_hessian",
         "fig05_hessian_unclamped",

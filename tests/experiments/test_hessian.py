@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 from scipy import stats
 
-from bspec_jax import runs
+from bspec_jax import classifier, runs
 from bspec_jax.storage import files
 from bspec_jax.storage.errors import UserError
 from bspec_jax.toys import sweeps
@@ -136,8 +136,26 @@ def test_the_findings_of_a_checkpoint_are_of_one_network():
 
     stages = [stage(0, 0.25, 0.3), stage(50, 0.4, 0.4), stage(100, 0.95, 0.85)]
     task = {"clamp": "none", "stages": stages, "control": {"block_index": 0.1}}
-    seventh, eighth = files.to_json(checkpoint.findings(16, {"classify": task}))
-    assert seventh["setting"] == "M = 16, no clamp, x 1"
+    spec = classifier.ClassifierSpec(
+        branch="mlp",
+        widths=(8, 4),
+        normalisation="none",
+        branches=16,
+        classes=("a", "b"),
+        image_shape=(14, 14, 1),
+        mean=(0.5,),
+        std=(0.25,),
+        data={"dataset": "faces"},
+    )
+    found = files.to_json(checkpoint.findings(spec, 12.34, {"classify": task}))
+    seventh, eighth = found
+    assert seventh["setting"] == (
+        "faces, 14 px, mlp 8 4, unnormalised, decay budget 12.3, M = 16, no clamp, x 1"
+    )
+    assert seventh["regime"] is None
+    unknown = checkpoint.findings(spec, None, {"classify": task})[0]
+    assert unknown["regime"].endswith("(it is undefined)")
+    assert "decay budget unknown" in unknown["setting"]
     assert (seventh["observation"], seventh["level"]) == (7, "classifier")
     numbers = [seventh[key] for key in ("value", "initial", "control")]
     assert_allclose(numbers, [0.95, 0.25, 0.1])
@@ -153,9 +171,10 @@ def test_the_findings_of_a_checkpoint_are_of_one_network():
     for finding in (seventh, eighth):
         assert finding["interval"] == [None, None]
         assert (finding["holds"], finding["networks"]) == (None, 1)
-    assert checkpoint.findings(16, {"a": task | {"control": None}})[0]["control"] != 0.1
+    alone = checkpoint.findings(spec, 12.34, {"a": task | {"control": None}})
+    assert alone[0]["control"] != 0.1
     del stages[0]  # without its start nothing can be compared
-    assert checkpoint.findings(16, {"classify": task}) == []
+    assert checkpoint.findings(spec, 12.34, {"classify": task}) == []
 
 
 def test_equilibria_are_split_by_success(finished):
