@@ -70,18 +70,27 @@ def verdict(record: Mapping[str, Any]) -> str:
     return UNTESTED if record["regime"] else VERDICTS[record["holds"]]
 
 
-def missing_regime(decay_budget: float | None, layers: int) -> str | None:
+def missing_regime(
+    decay_budget: float | None,
+    layers: int,
+    *,
+    steps: int | None = None,
+    accuracy: float | None = None,
+) -> str | None:
     """What networks lack of the paper's regime, in words; None if nothing.
 
     Args:
       decay_budget: beta, by the exponential of which parameters without gradient
         shrink; None where it is undefined, as for Adam with L2.
       layers: with weights, of a branch. Those of a toy have one, and need no decay.
+      steps, accuracy: of the training and on test data, to be named beside.
     """
     if layers < 2 or (decay_budget is not None and decay_budget >= DECAY_BUDGET):
         return None
     has = "undefined" if decay_budget is None else f"{decay_budget:.2g}"
-    return f"a decay budget of at least {DECAY_BUDGET} (it is {has})"
+    after = "" if steps is None else f", after {steps:,} steps"
+    at = "" if accuracy is None else f", at accuracy {accuracy:.3f}"
+    return f"a decay budget of at least {DECAY_BUDGET} (it is {has}{after}{at})"
 
 
 def judge(

@@ -82,10 +82,9 @@ def silence_against_budget(curves: Mapping[str, Mapping]) -> Figure:
         ylabel="share of active branches",
         ylim=(0, 1.05),
     )
-    note = (
-        "lines: along training\ndots: the ends of\ntrainings by decay\n"
-        r"dotted: $\beta = \ln(10) / d$"
-    )
+    note = "lines: along training\ndots: the ends of\ntrainings by decay"
+    if any(curve["earliest"] is not None for curve in curves.values()):
+        note += "\n" + r"dotted: $\beta = \ln(10) / d$"
     ax.legend(title=note, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

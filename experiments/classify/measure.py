@@ -32,14 +32,19 @@ def measure(config: Config, dataset: data.Dataset) -> dict:
     save_examples(config.workdir, dataset.test)
     main = responses[classifier.MAIN].trained
     length = describe_length(config, len(dataset.train.labels))
-    layers = branches.depth(config.branch, config.widths_list)
+    regime = missing_regime(
+        length["decay_budget"],
+        branches.depth(config.branch, config.widths_list),
+        steps=length["steps"],
+        accuracy=contributions.accuracy(main.sum(0), labels),
+    )
     analysis = analyse(
         jobs(config),
         responses,
         labels,
         num_classes,
         seed=config.seed,
-        regime=missing_regime(length["decay_budget"], layers),
+        regime=regime,
     )
     networks = [network | length for network in analysis["networks"]]
     setting = describe_setting(config, length, analysis["sweep"])

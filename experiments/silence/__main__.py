@@ -50,8 +50,8 @@ def summary(results: dict) -> str:
 
     lines = [
         f"{results['config']['dataset']}, means over "
-        f"{results['config']['repeats']} seeds; active: centred norm, paper's norm, "
-        "variance",
+        f"{results['config']['repeats']} seeds of {results['config']['steps']:,} steps; "
+        "active: centred norm, paper's norm, variance",
         "branch  degree  norm.    M  decay     rate  init   beta  accuracy  active",
     ]
     for cell in results["cells"]:

@@ -96,6 +96,8 @@ def test_the_paper_s_regime_is_one_of_decay_but_for_toys():
     assert missing_regime(20.0, 3) is None
     assert missing_regime(5.0, 3) is None
     assert missing_regime(0.9, 3) == "a decay budget of at least 5 (it is 0.9)"
+    named = missing_regime(0.9, 3, steps=4000, accuracy=0.8449)
+    assert named.endswith("(it is 0.9, after 4,000 steps, at accuracy 0.845)")
     assert missing_regime(0.0, 2) == "a decay budget of at least 5 (it is 0)"
     assert missing_regime(None, 9).endswith("(it is undefined)")
     assert missing_regime(0.0, 1) is None
