@@ -48,10 +48,10 @@ def summary(results: dict) -> str:
     def mean(values):
         return np.mean(np.array(values, float))
 
+    config = results["config"]
     lines = [
-        f"{results['config']['dataset']}, means over "
-        f"{results['config']['repeats']} seeds of {results['config']['steps']:,} steps; "
-        "active: centred norm, paper's norm, variance",
+        f"{config['dataset']}, {config['steps']:,} steps, means over "
+        f"{config['repeats']} seeds; active: centred norm, paper's norm, variance",
         "branch  degree  norm.    M  decay     rate  init   beta  accuracy  active",
     ]
     for cell in results["cells"]:

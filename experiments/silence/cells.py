@@ -53,6 +53,11 @@ class Cell(NamedTuple):
         """Which branches are silent, `[S, M]`."""
         return self.activity(self.sizes) == 0
 
+    def after(self, share: float) -> int:
+        """The record after that share of the steps; of the start only for 0."""
+        last = len(self.budget) - 1
+        return max(1, round(share * last)) if share else 0
+
     def activity(self, sizes: Float[np.ndarray, "*R S M"]) -> np.ndarray:
         """`sweeps.activity`, with networks of which rounding alone is left all silent.
 

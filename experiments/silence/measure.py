@@ -12,7 +12,7 @@ from bspec_jax.analysis.statistics import mean_interval
 from bspec_jax.classifier.sweeps import activity
 from experiments.silence import cells, predictions
 from experiments.silence.cells import Cell
-from experiments.silence.config import RECORDS, Config
+from experiments.silence.config import Config
 
 FORETELLING = (0.0, 0.025, 0.05, 0.1, 0.2)  # shares of the steps
 
@@ -126,12 +126,14 @@ def foretelling(cell: Cell) -> dict[str, Any]:
     a factor that all branches share.
     """
     records, silent = cell.records, cell.is_silent()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth = records["growth"] / records["squared_norm"]
     scores = {
         "norms": records["norms"],
         "parameter_norms": records["squared_norm"],
-        "growth": records["growth"] / records["squared_norm"],
+        "growth": growth,
     }
-    times = [round(share * RECORDS) for share in FORETELLING]
+    times = [cell.after(share) for share in FORETELLING]
     auc = {
         name: np.array(
             [

@@ -20,7 +20,7 @@ from bspec_jax.analysis.statistics import mean_interval
 from bspec_jax.data.augmentation import normalise
 from bspec_jax.losses import classification_loss
 from experiments.silence.cells import Cell
-from experiments.silence.config import RECORDS, Config
+from experiments.silence.config import Config
 
 ENOUGH = 5  # decay budget from which branches should be silent
 THRESHOLD_EXAMPLES = 5000  # that lambda* is computed from
@@ -254,13 +254,13 @@ def silent_branches(config: Config, cell: Cell) -> Iterator[dict]:
         yield row("5a", where, over(silent, balance / 2))
     norms = records["layer_norms"][-1]
     yield row("5b", where, over(silent, norms.max(-1) / norms.min(-1)))
-    last = slice(-max(1, RECORDS // 10), None)
+    last = slice(-cell.after(0.1), None)
     squared = records["squared_norm"][last].mean(0)
     ratio = growth_ratio(records["growth"][last].mean(0), squared, cell.weight_decay)
     yield row("6a", where, over(~silent, np.asarray(ratio), np.median))
     yield row("6b", where, over(silent, np.asarray(ratio), np.median))
-    for number, i in (("10a", max(1, round(0.05 * RECORDS))), ("10b", 0)):
-        scores = records["norms"][i]
+    for number, share in (("10a", 0.05), ("10b", 0)):
+        scores = records["norms"][cell.after(share)]
         auc = [separation(s, ~m) for s, m in zip(scores, silent, strict=True)]
         yield row(number, where, np.array(auc))
     full = cell.trained.accuracy

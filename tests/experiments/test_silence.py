@@ -316,6 +316,15 @@ def test_what_foretells_and_when_branches_fall():
     assert measuring.falls(cell)["revived"] == 1
 
 
+@pytest.mark.parametrize(
+    ("records", "share", "expected"),
+    [(41, 0, 0), (41, 0.05, 2), (41, 0.1, 4), (2, 0.05, 1), (2, 0, 0), (80, 0.05, 4)],
+)
+def test_records_by_the_share_of_the_steps(records, share, expected):
+    cell = silent_cell()._replace(budget=np.arange(float(records)))
+    assert cell.after(share) == expected
+
+
 def test_networks_that_do_not_train_say_nothing_about_decay():
     cell = silent_cell()._replace(weight_decay=0.0)
     accuracy = np.array([0.9, 0.4, 0.9, 0.44, 0.9])
