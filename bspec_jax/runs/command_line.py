@@ -132,6 +132,11 @@ def _first_paragraph(box: str) -> str:
         message = f"{wrong[1]} cannot be {wrong[3]}"
         if "..." in wrong[2] or "Could not find" in wrong[2]:
             message += " (write several values with spaces between them)"
+    # tyro gives choices in any order, and None among them, which is not typed.
+    choices = r"invalid choice (\S+) for argument '(\S+)'\. Expected one of \((.*)\)"
+    if wrong := re.fullmatch(choices, message):
+        known = sorted(set(re.findall(r"'([^']*)'", wrong[3])) - {"None"})
+        message = f"{wrong[2]} cannot be {wrong[1]}: choose {', '.join(known)}"
     if hint := re.search(r"Perhaps you meant:\s+(--[\w-]+)", "\n".join(text)):
         message += f" (perhaps {hint[1]})"
     return f"{message}; see --help"

@@ -25,6 +25,7 @@ class Modes(Config):
     count: int | None = None
     counts: tuple[int, ...] | None = None
     mode: Literal["fast", "slow"] = "slow"
+    place: Literal["there", "here"] | None = None
     colour: str = "red"
 
     def unused(self):
@@ -126,6 +127,8 @@ def test_a_tilde_is_the_home_folder(monkeypatch, flags):
         (["--counts", "2,3"], "--counts cannot be '2,3' (write several values with"),
         (["--counts"], "--counts needs at least one value"),
         (["--folders"], "--folders needs at least one value"),
+        (["--mode", "quick"], "--mode cannot be 'quick': choose fast, slow; see"),
+        (["--place", "far"], "--place cannot be 'far': choose here, there; see"),
         (["--resume", "yes"], "yes"),
         (["--seed", "1", "--seed=2"], "--seed is given twice"),
         (["--workdir", "~nobody-of-that-name/x"], "--workdir ~nobody-of"),
