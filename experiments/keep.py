@@ -1,6 +1,7 @@
 """Copies a finished run without what its command makes again.
 
     python -m experiments.keep RUN docs/runs/NAME
+    python -m experiments.keep RUN docs/runs/NAME --figures fig05_active fig17_sweep
     python -m experiments.keep RUN docs/runs/NAME --networks main --examples 1000
 
 The copy holds config.json, environment.json, data.json if the run read any data, the
@@ -10,7 +11,7 @@ digits, the parameters of networks to 12 significant bits, and figures are reduc
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,6 +47,7 @@ def keep(
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     into: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="INTO")],
     networks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME ...]")] = (),
+    figures: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME ...]")] = (),
     examples: int | None = None,
 ) -> None:
     """Copies a finished run without what its command makes again.
@@ -54,13 +56,18 @@ def keep(
       run: Folder of the run.
       into: Folder of the copy; must not exist.
       networks: Networks in checkpoints/ to add: parameters at the last step.
+      figures: Figures to keep, such as fig05_active. Default: all. The others can be
+        drawn again.
       examples: Number of test images and labels to add, of a classify run.
     """
     run, into = expanded(run), expanded(into)
     results = load_results(run)
     if into.exists():
         raise UserError(f"{into} exists already; choose another folder")
-    _check_networks(run, networks)
+    networks_there = [path.name for path in (run / "checkpoints").glob("*/")]
+    drawn = {path.stem: path for path in (run / "figures").glob("*.png")}
+    _check_there(run, "network", networks, networks_there)
+    _check_there(run, "figure", figures, drawn)
     into.parent.mkdir(parents=True, exist_ok=True)
     with naming(into), TemporaryDirectory(dir=into.parent) as temporary:
         copy = Path(temporary) / into.name
@@ -69,8 +76,8 @@ def keep(
             if name != DATA or (run / name).exists():
                 shutil.copy(run / name, copy)
         files.write_json(copy / "results.json", _needed(run, results), compact=True)
-        for path in sorted((run / "figures").glob("*.png")):
-            _copy_figure(path, copy / "figures" / path.name)
+        for name in sorted(figures or drawn):
+            _copy_figure(drawn[name], copy / "figures" / f"{name}.png")
         if examples is not None:
             _copy_examples(run, copy, examples)
         for name in dict.fromkeys(networks):
@@ -157,12 +164,13 @@ def with_significant_bits(leaf: np.ndarray, bits: int) -> np.ndarray:
     return np.ldexp(np.rint(mantissa * scale) / scale, exponent)
 
 
-def _check_networks(run: Path, networks: Sequence[str]) -> None:
-    available = sorted(path.name for path in (run / "checkpoints").glob("*/"))
-    for name in networks:
-        if name not in available:
-            has = ", ".join(available) or "none"
-            raise UserError(f"{run} has no network {name}; it has {has}")
+def _check_there(
+    run: Path, what: str, wanted: Sequence[str], there: Collection[str]
+) -> None:
+    for name in wanted:
+        if name not in there:
+            has = ", ".join(sorted(there)) or "none"
+            raise UserError(f"{run} has no {what} {name}; it has {has}")
 
 
 def _copy_figure(path: Path, to: Path) -> None:

@@ -146,6 +146,19 @@ def test_flags_results_and_figures_are_kept(finished, tmp_path):
     assert [path.name for path in kept.parent.iterdir()] == ["kept"]
 
 
+def test_only_some_figures_are_kept(finished, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    for name in ("fig02", "fig03"):
+        shutil.copy(workdir / "figures" / "fig01.png", workdir / f"figures/{name}.png")
+    keep(workdir, tmp_path / "kept", figures=("fig03", "fig01"))
+    assert names(tmp_path / "kept" / "figures") == {"fig01.png", "fig03.png"}
+    message = "has no figure fig04; it has fig01, fig02, fig03"
+    with pytest.raises(UserError, match=message):
+        keep(workdir, tmp_path / "other", figures=("fig01", "fig04"))
+    assert not (tmp_path / "other").exists()
+
+
 def test_networks_are_kept_on_request(finished, tmp_path):
     workdir, networks = finished
     kept = tmp_path / "kept"
