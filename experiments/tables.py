@@ -10,6 +10,12 @@ def number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def branch_in_words(branch: str, widths: Sequence, normalisation: str) -> str:
+    """A branch as settings name it: its architecture, widths and normalisation."""
+    normalised = "BatchNorm" if normalisation == "batch" else "unnormalised"
+    return f"{' '.join(map(str, (branch, *widths)))}, {normalised}"
+
+
 def observation_lines(
     observations: Mapping, columns: Sequence[str], *, verdicts: bool = True
 ) -> list[str]:

@@ -22,7 +22,7 @@ class Recipe(NamedTuple):
     epochs: int
     learning_rate: float  # initial
     batch_size: int = 128
-    schedule: RateSchedule = "cosine"  # to 0, a little at each step
+    schedule: RateSchedule = "cosine"  # which falls to 0, a little at each step
     optimizer: Literal["sgd", "adamw"] = "sgd"
     weight_decay: float = 5e-4  # an L2 penalty for sgd, decoupled for adamw
     decay_biases: bool = True  # and scales and shifts of a normalisation
@@ -67,9 +67,10 @@ def decay_budget(recipe: Recipe, total_steps: int, done: int | None = None) -> f
     half_angle = math.pi / (2 * total_steps)
     # sum over s < t of cos(s a) = 1/2 + sin((t - 1/2) a) / (2 sin(a / 2))
     cosines = 0.5 + math.sin((2 * done - 1) * half_angle) / (2 * math.sin(half_angle))
-    mean_rates = done if recipe.schedule == "constant" else (done + cosines) / 2
+    relative = done if recipe.schedule == "constant" else (done + cosines) / 2
+    rates = recipe.learning_rate * relative
     lasting = 1 if recipe.optimizer == "adamw" else 1 / (1 - MOMENTUM)
-    return recipe.weight_decay * recipe.learning_rate * mean_rates * lasting
+    return recipe.weight_decay * rates * lasting
 
 
 def count_steps(recipe: Recipe, num_examples: int) -> int:

@@ -18,6 +18,7 @@ from bspec_jax.storage import checkpoints, files
 from experiments.classify.config import Config
 from experiments.classify.saved import load_responses, save_examples
 from experiments.classify.train import jobs, recipe_of
+from experiments.tables import branch_in_words
 
 PRUNED = "pruned"  # the network that measuring exports
 
@@ -73,11 +74,10 @@ def describe_length(config: Config, num_examples: int) -> dict:
 def describe_setting(config: Config, length: dict, sweep: dict) -> str:
     """Data, branch, recipe and number of networks behind the observations."""
     size = f"{config.image_size} px" if config.image_size else "full size"
-    normalisation = "BatchNorm" if config.normalisation == "batch" else "unnormalised"
+    branch = branch_in_words(config.branch, config.widths, config.normalisation)
     return (
         f"{config.dataset}, {size}, {config.train_examples or 'all'} images, "
-        f"{' '.join((config.branch, *config.widths))}, {normalisation}, "
-        f"{config.epochs} epochs, decay budget {length['decay_budget']:.3g}, "
+        f"{branch}, {config.epochs} epochs, decay budget {length['decay_budget']:.3g}, "
         f"M = {max(sweep['branches'])}, x {sweep['repeats']}"
     )
 

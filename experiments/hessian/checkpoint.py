@@ -30,8 +30,8 @@ from bspec_jax.classifier import branches, curvature, stability
 from bspec_jax.data.identity import hash_array
 from bspec_jax.storage import checkpoints, files
 from bspec_jax.storage.errors import UserError
-from bspec_jax.storage.files import read_json
 from bspec_jax.trees import select_leaves
+from experiments.tables import branch_in_words
 
 EXAMPLES = 128
 CHUNK = 32  # examples at a time
@@ -144,14 +144,15 @@ def measure(workdir: Path, case: Case) -> dict[str, Any]:
         name = "classify" if clamp == spec.clamp else "classify_unclamped"
         tasks[name] = task
     files.save_arrays(workdir / HESSIANS, hessians)
+    budget = saved_budget(case.path)
     return {
         "branches": spec.branches,
-        "decay_budget": saved_budget(case.path),
+        "decay_budget": budget,
         "parameters": case.num_parameters,
         "leaves": case.leaves,
         "examples": case.num_examples,
         "tasks": tasks,
-        "findings": findings(spec, saved_budget(case.path), tasks),
+        "findings": findings(spec, budget, tasks),
     }
 
 
@@ -252,7 +253,9 @@ def saved_budget(path: Path) -> float | None:
     """The decay budget of a checkpoint's run; None if its results are not there."""
     folder, _ = checkpoints.find(path, classifier.MAIN)
     path = folder.parent.parent / "results.json"
-    return read_json(path, "results").get("decay_budget") if path.exists() else None
+    if not path.exists():
+        return None
+    return files.read_json(path, "results").get("decay_budget")
 
 
 def findings(
@@ -276,12 +279,11 @@ def findings(
 
 def _network(spec: classifier.ClassifierSpec, decay_budget: float | None) -> str:
     """Data, branch, training and M, in words."""
-    normalisation = "BatchNorm" if spec.normalisation == "batch" else "unnormalised"
-    widths = " ".join(map(str, spec.widths))
+    branch = branch_in_words(spec.branch, spec.widths, spec.normalisation)
     budget = "unknown" if decay_budget is None else f"{decay_budget:.3g}"
     return (
-        f"{spec.data['dataset']}, {spec.image_shape[0]} px, {spec.branch} {widths}, "
-        f"{normalisation}, decay budget {budget}, M = {spec.branches}"
+        f"{spec.data['dataset']}, {spec.image_shape[0]} px, {branch}, "
+        f"decay budget {budget}, M = {spec.branches}"
     )
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from bspec_jax.analysis.silence import separation
 from bspec_jax.classifier import sweeps
 from bspec_jax.classifier.recipe import decay_budget
 from bspec_jax.classifier.sweeps import Measured
@@ -57,6 +58,11 @@ class Cell(NamedTuple):
         """The record after that share of the steps; of the start only for 0."""
         last = len(self.budget) - 1
         return max(1, round(share * last)) if share else 0
+
+    def foretold_by(self, scores: Float[np.ndarray, "S M"]) -> Float[np.ndarray, " S"]:
+        """How well scores tell who stays active: `silence.separation` of each seed."""
+        pairs = zip(scores, ~self.is_silent(), strict=True)
+        return np.array([separation(*pair) for pair in pairs])
 
     def activity(self, sizes: Float[np.ndarray, "*R S M"]) -> np.ndarray:
         """`sweeps.activity`, with networks of which rounding alone is left all silent.

@@ -7,7 +7,6 @@ import numpy as np
 
 from bspec_jax import data
 from bspec_jax.analysis.averages import summary
-from bspec_jax.analysis.silence import separation
 from bspec_jax.analysis.statistics import mean_interval
 from bspec_jax.classifier.sweeps import activity
 from experiments.silence import cells, predictions
@@ -125,7 +124,7 @@ def foretelling(cell: Cell) -> dict[str, Any]:
     norms: of the responses, with constants. growth: the data's pull over decay's, up to
     a factor that all branches share.
     """
-    records, silent = cell.records, cell.is_silent()
+    records = cell.records
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = records["growth"] / records["squared_norm"]
     scores = {
@@ -135,12 +134,7 @@ def foretelling(cell: Cell) -> dict[str, Any]:
     }
     times = [cell.after(share) for share in FORETELLING]
     auc = {
-        name: np.array(
-            [
-                [separation(s, ~m) for s, m in zip(score[at], silent, strict=True)]
-                for at in times
-            ]
-        )
+        name: np.array([cell.foretold_by(score[at]) for at in times])
         for name, score in scores.items()
     }
     return {

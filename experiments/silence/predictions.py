@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bspec_jax import data
-from bspec_jax.analysis.silence import growth_ratio, separation, silence_threshold
+from bspec_jax.analysis.silence import growth_ratio, silence_threshold
 from bspec_jax.analysis.statistics import mean_interval
 from bspec_jax.data.augmentation import normalise
 from bspec_jax.losses import classification_loss
@@ -261,8 +261,7 @@ def silent_branches(config: Config, cell: Cell) -> Iterator[dict]:
     yield row("6b", where, over(silent, np.asarray(ratio), np.median))
     for number, share in (("10a", 0.05), ("10b", 0)):
         scores = records["norms"][cell.after(share)]
-        auc = [separation(s, ~m) for s, m in zip(scores, silent, strict=True)]
-        yield row(number, where, np.array(auc))
+        yield row(number, where, cell.foretold_by(scores))
     full = cell.trained.accuracy
     yield row("11", where, full - cell.trained.accuracy_removed)
     yield row("11b", where, full - cell.trained.accuracy_pruned)

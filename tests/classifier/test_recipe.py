@@ -34,6 +34,8 @@ def test_the_customary_recipe_has_a_budget_of_twenty():
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_what_gets_no_gradient_shrinks_by_the_budget(x64, name, schedule):
     decay = {"sgd": 4e-4, "adamw": 4e-3}[name]
+    if schedule == "constant":  # the same budget, which is of first order in a step
+        decay /= 2
     recipe = PLAIN._replace(optimizer=name, weight_decay=decay, schedule=schedule)
     total = 20_000
     step = optimizer(recipe, total)
@@ -49,8 +51,7 @@ def test_what_gets_no_gradient_shrinks_by_the_budget(x64, name, schedule):
     budget = decay_budget(recipe, total)
     assert budget > 10
     shrunk = np.log(params["kernel"] / last["kernel"])
-    # The budget is of first order in a step, of which momentum adds up ten: 1.2e-2.
-    assert_allclose(shrunk, budget, rtol=0.012)
+    assert_allclose(shrunk, budget, rtol=0.01)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

@@ -214,6 +214,7 @@ def test_a_branch_without_normalisation(shared, images):
     assert "8 px, all images, mlp 5 4, unnormalised, 2 epochs, decay" in setting
     drawn = {path.stem for path in (workdir / "figures").iterdir()}
     assert drawn == FIGURES - {"fig05_active", "fig17_sweep"}
+    assert checkpoint.prepare(workdir).num_parameters == 960  # of the first layer
     of_mlp = shared / "hessian of mlp"
     flags = ("--checkpoint", workdir, "--examples", 20, "--leaves", "*")
     out = run_here(hessian_experiment, *flags, "--workdir", of_mlp)
